@@ -1,0 +1,15 @@
+"""Production: the notes are kept in the data folder of whoever runs it."""
+
+# ruff: noqa: E402, RUF100 - db_connection looks at TESTING: import it below.
+TESTING = False
+
+import atexit
+
+import db_connection
+import utils
+
+db = db_connection.Database()
+atexit.register(db.close)  # Not sooner: python -i works with db after the program.
+
+if __name__ == '__main__':
+    utils.main(db)
