@@ -197,6 +197,21 @@ class DatabaseTests:
         Recorded().close()
         self.assertIn('PRAGMA synchronous = FULL', statements)
 
+    def test_no_connection_is_left_open_behind_an_error(self):
+        closed = []
+
+        class Failing(getattr(db_connection, self.name)):
+            def execute(self, sql):
+                raise error
+
+            def close(self):
+                closed.append(error)
+                super().close()
+
+        for error in sqlite3.DatabaseError('damaged'), KeyboardInterrupt():
+            self.assertRaises(type(error), Failing)
+            self.assertIs(error, closed.pop())
+
     def test_notes_are_text_and_come_oldest_first(self):
         db = self.open()
         db.add('b', b'caf\xc3\xa9')
@@ -234,7 +249,10 @@ class DatabaseTests:
             ('bad', sqlite3.IntegrityError),
         ):
             with self.subTest(bad):
-                self.assertRaises(error, db.add, 'a', bad, 'b')
+                with self.assertRaises(error) as caught:
+                    db.add('a', bad, 'b')
+                named = repr(db) in repr(caught.exception.args)
+                self.assertEqual(error is sqlite3.IntegrityError, named)
                 self.assertEqual([], list(db))
                 self.assertFalse(db.in_transaction)
         db.add('still works')
@@ -305,7 +323,7 @@ class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
         with mock.patch.object(db_connection, 'os', None):
             db = self.open()
         db.add('a note')
-        self.assertEqual([(0, 'main', '')], list(db.execute('PRAGMA database_list')))
+        self.assertEqual(('memory',), db.execute('PRAGMA journal_mode').fetchone())
         self.assertEqual([], os.listdir(self.folder))
 
 
@@ -402,7 +420,8 @@ class FileDatabaseTests(DatabaseTests):
         self.write(b'')
         os.chmod(self.path, 0o640)
         os.chmod(os.path.dirname(self.path), 0o750)
-        self.open()
+        with mock.patch.object(os, 'umask', self.fail):
+            self.open()
         for path, mode in (self.path, 0o640), (os.path.dirname(self.path), 0o750):
             self.assertEqual(mode, stat.S_IMODE(os.stat(path).st_mode))
 
@@ -413,24 +432,14 @@ class FileDatabaseTests(DatabaseTests):
             (b'SQLite format 3\0' + b'garbage' * 1000, 'file is not a database'),
             (healthy[:9000], 'database disk image is malformed'),
             (healthy.replace(b'CREATE', b'DAMAGE'), 'malformed database schema'),
-            (healthy[:4096] + b'\xff' * 9000, 'database disk image is malformed'),
+            (healthy[:4096].ljust(len(healthy)), 'database disk image is malformed'),
         ):
             self.write(content)
-            closed = []
-
-            def close(db, closed=closed):
-                closed.append(db)
-                sqlite3.Connection.close(db)
-
-            with (
-                self.subTest(cause),
-                mock.patch.object(db_connection.SQLiteDatabase, 'close', close),
-            ):
+            with self.subTest(cause):
                 with self.assertRaises(sqlite3.DatabaseError) as caught:
                     self.open()
                 self.assertRegex(str(caught.exception), f'^{cause}')
                 self.assertIn(f': {self.name}({self.path!r})', str(caught.exception))
-                self.assertEqual(1, len(closed))
                 self.assertEqual(content, self.read())
 
     def test_a_folder_where_the_file_should_be_is_refused(self):
@@ -676,6 +685,13 @@ class MainsTestCase(FolderTestCase):
                 result = self.run_python('dev_main.py', *notes, stdout=writing)
                 os.close(writing)
                 self.assertEqual((None, '', 0), result)
+
+    @skipUnless(os.path.exists('/dev/full'), 'needs /dev/full')
+    def test_output_that_cannot_be_written_is_an_error(self):
+        with open('/dev/full', 'w') as full:
+            _, stderr, status = self.run_python('dev_main.py', stdout=full)
+        self.assertIn('No space left on device', stderr)
+        self.assertNotEqual(0, status)
 
     def test_a_wrong_file_ends_a_start_with_its_name(self):
         os.mkdir(os.path.dirname(self.path))
