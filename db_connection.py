@@ -57,7 +57,9 @@ class SQLiteDatabase(sqlite3.Connection):
     def __iter__(self) -> Iterator[str]:
         """Yield the notes, oldest first, as they're read."""
         try:
-            for (text,) in self.execute(SELECT):
+            cursor = self.cursor()
+            cursor.row_factory = None  # Plain rows, whatever this connection's are.
+            for (text,) in cursor.execute(SELECT):
                 yield text
         except sqlite3.Error as error:
             self._sign(error)
@@ -136,14 +138,16 @@ _main = __main__
 if not hasattr(_main, 'TESTING'):
     _main = sys.modules.get('__mp_main__', _main)
 
+_testing = getattr(_main, 'TESTING', None)
+
 Database: type[TestDatabase] | type[FileDatabase]
-if getattr(_main, 'TESTING', None) is True:  # Not merely true: 'False' would be, too.
+if _testing is True:  # Not merely true: 'False' would be, too.
     Database = TestDatabase
-elif getattr(_main, 'TESTING', None) is False:
+elif _testing is False:
     Database = RealDatabase
 else:
     raise RuntimeError(
         f'{getattr(_main, "__file__", "__main__")} must set TESTING to True or False'
-        + (f', not {_main.TESTING!r},' if hasattr(_main, 'TESTING') else '')
+        + (f', not {_testing!r},' if hasattr(_main, 'TESTING') else '')
         + ' before it imports db_connection'
     )

@@ -219,6 +219,12 @@ class DatabaseTests:
         self.assertEqual(['b', 'caf\xe9', 'a'], list(db))
         self.assertEqual({('text',)}, set(db.execute('SELECT typeof(text) FROM note')))
 
+    def test_notes_are_text_whatever_the_rows_are(self):
+        db = self.open()
+        db.add('a note')
+        db.row_factory = lambda cursor, row: {'text': row[0]}
+        self.assertEqual(['a note'], list(db))
+
     def test_add_is_one_transaction_that_takes_its_lock_first(self):
         db = self.open()
         statements = []
