@@ -5,6 +5,8 @@ import importlib
 import io
 import multiprocessing
 import os
+import re
+import shlex
 import sqlite3
 import stat
 import subprocess
@@ -14,7 +16,7 @@ import threading
 import tracemalloc
 import types
 from contextlib import closing, redirect_stdout
-from unittest import TestCase, main, mock, skipUnless
+from unittest import TestCase, defaultTestLoader, main, mock, skipUnless
 
 import __main__
 import utils
@@ -530,6 +532,7 @@ class ProgramTestCase(FolderTestCase):
             self.main('a note')
 
 
+PROMPT = r'(?:\(Pdb\)|>>>) '
 FIRST_OPEN = """
 TESTING = False
 import sys, db_connection
@@ -752,6 +755,57 @@ class MainsTestCase(FolderTestCase):
         self.assertEqual(
             {'dev_main', 'db_connection', 'utils'}, modules[1] - modules[0]
         )
+
+
+@POSIX
+class ReadmeTestCase(FolderTestCase):
+    """What README.md shows is what happens."""
+
+    def setUp(self):
+        super().setUp()
+        del os.environ['XDG_DATA_HOME']
+        os.environ['PYTHONUNBUFFERED'] = '1'
+        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
+            self.text = file.read()
+
+    def blocks(self, language):
+        blocks = re.findall(rf'(?ms)^```{language}\n(.*?)^```$', self.text)
+        self.assertTrue(blocks)
+        return blocks
+
+    def printed(self, command, typed):
+        """Return what a command prints, at /home/you, when these lines are typed."""
+        if command == 'python -m unittest':  # It would call itself.
+            tests = defaultTestLoader.discover(HERE).countTestCases()
+            return f'{"." * tests}\nRan {tests} tests in 0.000s\n\nOK\n'
+        words = shlex.split(command)
+        python = words.index('python')
+        settings = dict(word.split('=') for word in words[:python])
+        with mock.patch.dict(os.environ, settings):
+            stdout, _, _ = self.run_python(
+                *words[python + 1 :], stdin=typed, stderr=subprocess.STDOUT
+            )
+        stdout = stdout.replace(HERE, '/home/you/production')
+        return stdout.replace(self.folder, '/home/you')
+
+    def test_commands_print_what_is_shown(self):
+        for block in self.blocks('console'):
+            for command, shown in re.findall(r'(?m)^\$ (.*)\n((?:[^$].*\n)*)', block):
+                with self.subTest(command):
+                    typed = ''.join(re.findall(f'(?m)^{PROMPT}(.*\n)', shown))
+                    shown = re.sub(f'(?m)^{PROMPT}.*\n', '', shown)
+                    printed = re.sub(PROMPT, '', self.printed(command, typed))
+                    shown, printed = (
+                        re.sub(r'\d+\.\d{3}(?!\d)', '0.000', text).strip('\n')
+                        for text in (shown, printed)
+                    )
+                    pattern = re.escape(shown).replace('\\\n…', r'(?:\n.*)?')
+                    if not re.fullmatch('(?s)' + pattern.replace('…', '.*'), printed):
+                        self.assertEqual(shown, printed)  # Which shows the difference.
+
+    def test_python_blocks_compile(self):
+        for block in self.blocks('python'):
+            compile(block, 'README.md', 'exec')
 
 
 if __name__ == '__main__':
