@@ -12,29 +12,30 @@ CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 SELECT_NEWEST = 'SELECT max(id) FROM note'
-SET_WAL = 'PRAGMA journal_mode = WAL'  # Readers and writers don't wait for each other.
+SET_WAL = 'PRAGMA journal_mode = WAL'
 
 
 class SQLiteDatabase(sqlite3.Connection):
     """Notes in SQLite: a DB-API 2.0 (PEP 249) connection with three things of its own.
 
-    They are add, iteration, and a repr that opens the same database again. An
-    sqlite3.Error that opening or one of them raises has that repr in its message.
+    They are add, iteration, and a repr that opens the same database again. Opening and
+    the first two raise sqlite3.Error, with that repr in its message. A writer waits up
+    to 30 seconds for another; readers and writers don't (https://sqlite.org/wal.html).
     """
 
     def __init__(self, database: str) -> None:
         super().__init__(database, timeout=30, isolation_level='IMMEDIATE')
         try:
-            # Neither may end a start. A new file has no table to read yet, but one that
-            # turns out damaged must be left as it is, so reading comes first. Changing
-            # the mode doesn't wait for a lock: who holds it at a first open is changing
-            # it too, and else the next open does.
+            # Read before the mode is written: a damaged file is to stay as it is. Both
+            # may fail. A new file has no table yet. Setting the mode doesn't wait for a
+            # lock, but on a new file whoever has it sets the mode too, and on any file
+            # the next open does.
             for statement in SELECT_NEWEST, SET_WAL:
                 try:
                     self.execute(statement)
                 except sqlite3.OperationalError:
                     pass
-            self.execute('PRAGMA synchronous = FULL')
+            self.execute('PRAGMA synchronous = FULL')  # Builds differ in their default.
             self.execute(CREATE)
         except BaseException:
             self.close()
@@ -83,8 +84,9 @@ class TestDatabase(SQLiteDatabase):
 class FileDatabase(SQLiteDatabase):
     """Notes in the file path, or in production-notes/notes.db in the data home.
 
-    Missing folders, and the file, are made for their owner alone. Raise OSError where a
-    folder can't be made.
+    Missing folders and the file are made for their owner alone, by one thread at a time
+    if there are several: a process has one umask. Raise OSError where a folder can't be
+    made.
     """
 
     variable: str  # The environment variable that names the data home,
@@ -99,7 +101,7 @@ class FileDatabase(SQLiteDatabase):
         self.path = os.path.abspath(path)
         try:
             if not os.path.exists(self.path):
-                umask = os.umask(0o077)  # SQLite's is 0o644; the WAL takes the file's.
+                umask = os.umask(0o077)  # SQLite would make the file with 0o644.
                 try:
                     os.makedirs(os.path.dirname(self.path), exist_ok=True)
                     sqlite3.connect(self.path).close()
@@ -115,7 +117,7 @@ class FileDatabase(SQLiteDatabase):
 
 
 class PosixDatabase(FileDatabase):
-    """Production's notes by the XDG Base Directory Specification."""
+    """Production's notes where the XDG Base Directory Specification has them."""
 
     variable, default = 'XDG_DATA_HOME', '~/.local/share'
 

@@ -466,6 +466,7 @@ class FileDatabaseTests(DatabaseTests):
         with self.assertRaises(OSError) as caught:
             self.open()
         self.assertIn(repr(folder), str(caught.exception))
+        self.assertNotIn(self.name, repr(caught.exception.args))
         self.assertTrue(os.path.isfile(folder))
 
     def test_a_file_is_in_wal_mode_once_opened(self):
