@@ -158,7 +158,7 @@ class FolderTestCase(TestCase):
         return process
 
     def run_python(self, *arguments, stdin='', **options):
-        """Return the exit status and what was printed to each stream."""
+        """Return what was printed to each stream, and the exit status."""
         process = self.start(*arguments, **options)
         return *process.communicate(stdin, timeout=60), process.returncode
 
