@@ -188,7 +188,8 @@ class DatabaseTests:
         self.assertEqual((30000,), db.execute('PRAGMA busy_timeout').fetchone())
         self.assertEqual((2,), db.execute('PRAGMA synchronous').fetchone())
 
-    def test_synchronous_is_set_whatever_the_default_is(self):
+    def opening(self):
+        """Return the statements that opening a database executes."""
         statements = []
 
         class Recorded(getattr(db_connection, self.name)):
@@ -197,7 +198,17 @@ class DatabaseTests:
                 return super().execute(sql)
 
         Recorded().close()
-        self.assertIn('PRAGMA synchronous = FULL', statements)
+        return statements
+
+    def test_synchronous_is_set_whatever_the_default_is(self):
+        self.assertIn('PRAGMA synchronous = FULL', self.opening())
+
+    def test_wal_mode_is_set_before_anything_is_written(self):
+        # Else who can't set it at a first open may keep all others from setting it.
+        reading, setting, *_, writing = self.opening()
+        self.assertEqual('SELECT max(id) FROM note', reading)
+        self.assertEqual('PRAGMA journal_mode = WAL', setting)
+        self.assertRegex(writing, '^CREATE TABLE ')
 
     def test_no_connection_is_left_open_behind_an_error(self):
         closed = []
@@ -216,6 +227,7 @@ class DatabaseTests:
 
     def test_notes_are_text_and_come_oldest_first(self):
         db = self.open()
+        db.execute('PRAGMA reverse_unordered_selects = ON')
         db.add('b', b'caf\xc3\xa9')
         db.add('a')
         self.assertEqual(['b', 'caf\xe9', 'a'], list(db))
@@ -516,12 +528,19 @@ class Win32DatabaseTestCase(FileDatabaseTests, FolderTestCase):
 class ProgramTestCase(FolderTestCase):
     """The program, in this process, where standard output need not be a file."""
 
+    def setUp(self):
+        super().setUp()
+        self.db = db_connection.TestDatabase()
+        self.addCleanup(self.db.close)
+
     def main(self, *arguments):
-        with (
-            closing(db_connection.TestDatabase()) as db,
-            mock.patch.object(sys, 'argv', ['a_main.py', *arguments]),
-        ):
-            utils.main(db)
+        with mock.patch.object(sys, 'argv', ['a_main.py', *arguments]):
+            utils.main(self.db)
+
+    def test_it_stores_all_notes_of_a_call_or_none(self):
+        self.db.execute('CREATE UNIQUE INDEX once ON note (text)')
+        self.assertRaises(sqlite3.IntegrityError, self.main, 'a', 'b', 'a')
+        self.assertEqual([], list(self.db))
 
     def test_it_prints_the_database_and_its_notes(self):
         with redirect_stdout(io.StringIO()) as stdout:
