@@ -30,6 +30,12 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 POSIX = skipUnless(os.name == 'posix', 'Windows has no such thing')
 
 
+def project_file(name):
+    """Return the text of one of the project's files."""
+    with open(os.path.join(HERE, name), encoding='utf-8') as file:
+        return file.read()
+
+
 def main_file(**constants):
     """Make a main module that has these constants."""
     made = types.ModuleType('__main__')
@@ -170,8 +176,12 @@ class FolderTestCase(TestCase):
 class DatabaseTests:
     """What the three databases have in common."""
 
+    def setUp(self):
+        super().setUp()
+        self.database = getattr(db_connection, self.name)
+
     def open(self, *arguments):
-        db = getattr(db_connection, self.name)(*arguments)
+        db = self.database(*arguments)
         self.addCleanup(db.close)
         return db
 
@@ -192,7 +202,7 @@ class DatabaseTests:
         """Return the statements that opening a database executes."""
         statements = []
 
-        class Recorded(getattr(db_connection, self.name)):
+        class Recorded(self.database):
             def execute(self, sql):
                 statements.append(sql)
                 return super().execute(sql)
@@ -213,7 +223,7 @@ class DatabaseTests:
     def test_no_connection_is_left_open_behind_an_error(self):
         closed = []
 
-        class Failing(getattr(db_connection, self.name)):
+        class Failing(self.database):
             def execute(self, sql):
                 raise error
 
@@ -317,16 +327,13 @@ class DatabaseTests:
         held = []
         for times in 20, 100:
             for _ in range(times):
-                self.open_and_close()
+                self.database().close()
             gc.collect()
             files = os.listdir('/dev/fd') if os.path.isdir('/dev/fd') else ()
             held.append((tracemalloc.get_traced_memory()[0], len(files)))
         (memory, files), (more_memory, more_files) = held
         self.assertLess(more_memory, memory + 10_000)
         self.assertEqual(files, more_files)
-
-    def open_and_close(self):
-        getattr(db_connection, self.name)().close()
 
 
 class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
@@ -552,7 +559,6 @@ class ProgramTestCase(FolderTestCase):
             self.main('a note')
 
 
-PROMPT = r'(?:\(Pdb\)|>>>) '
 FIRST_OPEN = """
 TESTING = False
 import sys, db_connection
@@ -600,10 +606,6 @@ class MainsTestCase(FolderTestCase):
         super().setUp()
         self.real = f'{db_connection.RealDatabase.__name__}({self.path!r})'
 
-    def read(self, name):
-        with open(os.path.join(HERE, name), encoding='utf-8') as file:
-            return file.read()
-
     def write(self, name, text):
         path = os.path.join(self.folder, name)
         with open(path, 'w', encoding='utf-8') as file:
@@ -629,7 +631,7 @@ class MainsTestCase(FolderTestCase):
                     self.assert_prints([line], *arguments, cwd=self.folder)
 
     def test_they_differ_in_docstring_and_testing_alone(self):
-        dev, prod = (self.read(f'{name}_main.py').splitlines() for name in MAINS)
+        dev, prod = (project_file(f'{name}_main.py').splitlines() for name in MAINS)
         self.assertEqual(len(dev), len(prod))
         docstring, *others = [pair for pair in zip(dev, prod) if len(set(pair)) == 2]
         self.assertEqual((dev[0], prod[0]), docstring)
@@ -654,7 +656,7 @@ class MainsTestCase(FolderTestCase):
             ('prod', self.real, methods),
         ):
             with self.subTest(name):
-                text = self.read(f'{name}_main.py')
+                text = project_file(f'{name}_main.py')
                 text = text.replace('if __name__', WORK + 'if __name__')
                 text = text.replace('    utils.main(db)\n', WORKERS)
                 program = self.write('program.py', text)
@@ -777,6 +779,9 @@ class MainsTestCase(FolderTestCase):
         )
 
 
+PROMPT = r'(?:\(Pdb\)|>>>) '
+
+
 @POSIX
 class ReadmeTestCase(FolderTestCase):
     """What README.md shows is what happens."""
@@ -785,11 +790,10 @@ class ReadmeTestCase(FolderTestCase):
         super().setUp()
         del os.environ['XDG_DATA_HOME']
         os.environ['PYTHONUNBUFFERED'] = '1'
-        with open(os.path.join(HERE, 'README.md'), encoding='utf-8') as file:
-            self.text = file.read()
 
     def blocks(self, language):
-        blocks = re.findall(rf'(?ms)^```{language}\n(.*?)^```$', self.text)
+        text = project_file('README.md')
+        blocks = re.findall(rf'(?ms)^```{language}\n(.*?)^```$', text)
         self.assertTrue(blocks)
         return blocks
 
