@@ -1,81 +1,107 @@
 """The databases, and the choice of one, made once: as this module is imported."""
 
+import _thread  # Not threading, nor weakref below: they would slow each start.
 import os
 import sqlite3
 import sys
+from _weakrefset import WeakSet
 from collections.abc import Iterator
 
 import __main__
 from utils import to_str
 
+HAS_TABLE = "SELECT name FROM sqlite_master WHERE name LIKE 'note'"
 CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)'
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-SELECT = 'SELECT text FROM note ORDER BY id'
-SELECT_NEWEST = 'SELECT max(id) FROM note'
-SET_WAL = 'PRAGMA journal_mode = WAL'
+NEWEST = 'SELECT max(id) FROM note WHERE text IS NOT NULL'  # Needs both columns.
+PAGE_END = 'SELECT id FROM note WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET 499'
+PAGE = 'SELECT text FROM note WHERE id > ? AND id <= ? ORDER BY id'
+ERRORS = sqlite3.Error, UnicodeDecodeError  # SQLite may quote a damaged file.
 
 
 class SQLiteDatabase(sqlite3.Connection):
-    """Notes in SQLite: a DB-API 2.0 (PEP 249) connection with three things of its own.
+    """Notes in SQLite: a DB-API 2.0 (PEP 249) connection, with add, iteration, a repr.
 
-    They are add, iteration, and a repr that opens the same database again. Opening and
-    the first two raise sqlite3.Error, with that repr in its message. A writer waits up
-    to 30 seconds for another; readers and writers don't (https://sqlite.org/wal.html).
+    The repr opens the same database again. Opening, add and iteration raise
+    sqlite3.Error with the repr in its message. A writer waits up to 30 seconds for
+    another one; readers and writers don't wait (https://sqlite.org/wal.html).
+
+    In a forked child, it's a new connection, and what was in memory is empty. A fork
+    isn't covered while other threads run, in a transaction, or while a cursor is half
+    read. Then the child must neither use nor close what it inherits: use os._exit.
     """
 
-    def __init__(self, database: str) -> None:
-        super().__init__(database, timeout=30, isolation_level='IMMEDIATE')
+    path = ':memory:'
+
+    def __init__(self) -> None:
+        self._open()
+
+    def _open(self) -> None:
         try:
-            # Read before the mode is written: a damaged file is to stay as it is. Both
-            # may fail. A new file has no table yet. Setting the mode doesn't wait for a
-            # lock, but on a new file whoever has it sets the mode too, and on any file
-            # the next open does.
-            for statement in SELECT_NEWEST, SET_WAL:
+            super().__init__(self.path, timeout=30, isolation_level='IMMEDIATE')
+            try:
+                # Read before anything is written: another file is to stay as it is.
+                if self.execute(HAS_TABLE).fetchall():
+                    self.execute(NEWEST).fetchall()
                 try:
-                    self.execute(statement)
+                    self.execute('PRAGMA journal_mode = WAL').fetchall()
                 except sqlite3.OperationalError:
-                    pass
-            self.execute('PRAGMA synchronous = FULL')  # Builds differ in their default.
-            self.execute(CREATE)
-        except BaseException:
-            self.close()
-            raise
+                    pass  # SQLite doesn't wait for this lock. The next open sets WAL.
+                self.execute('PRAGMA synchronous = FULL')  # Builds differ in this.
+                self.execute(CREATE)
+            except BaseException:
+                self.close()
+                raise
+        except ERRORS as error:
+            raise self._named(error)
+        _databases.add(self)
 
     def add(self, *texts: str | bytes) -> None:
         """Store all texts in one transaction, or none; they're on disk on return.
 
-        Raise TypeError and UnicodeDecodeError as to_str does.
+        Raise what to_str does, UnicodeEncodeError (a surrogate), OverflowError (2 GiB).
         """
-        if texts:  # Without a row, executemany would still wait for the write lock.
-            rows = zip([to_str(text) for text in texts])  # As a list: a tenth faster.
+        if not texts:  # A transaction would wait for the write lock.
+            return
+        rows = [(to_str(text),) for text in texts]
+        try:
+            in_caller_transaction = self.in_transaction
             try:
-                with self:
-                    self.executemany(INSERT, rows)
-            except sqlite3.Error as error:
-                self._sign(error)
-                raise
+                self.execute('BEGIN IMMEDIATE')
+                self.executemany(INSERT, rows)
+                self.execute('COMMIT')
+            finally:
+                if self.in_transaction and not in_caller_transaction:
+                    self.execute('ROLLBACK')
+        except ERRORS as error:
+            raise self._named(error)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the notes, oldest first, as they're read."""
+        """Yield the notes that are there at first, oldest first, a page at a time."""
         try:
             cursor = self.cursor()
             cursor.row_factory = None  # Plain rows, whatever this connection's are.
-            for (text,) in cursor.execute(SELECT):
-                yield text
-        except sqlite3.Error as error:
-            self._sign(error)
-            raise
+            ((newest,),) = cursor.execute(NEWEST).fetchall()
+            end = float('-inf')  # This is less than each id.
+            while end != newest:
+                start = end
+                page_end = cursor.execute(PAGE_END, (start, newest)).fetchall()
+                end = page_end[0][0] if page_end else newest
+                for (text,) in cursor.execute(PAGE, (start, end)).fetchall():
+                    yield text
+        except ERRORS as error:
+            raise self._named(error)
 
-    def _sign(self, error: sqlite3.Error) -> None:
+    def _named(self, error: Exception) -> Exception:
         """Put this database in the message of error: SQLite doesn't say which it is."""
+        if isinstance(error, UnicodeDecodeError):
+            error = sqlite3.DatabaseError(error.object.decode(errors='replace'))
         error.args = (f'{error}: {self!r}',)
+        return error
 
 
 class TestDatabase(SQLiteDatabase):
     """Notes in memory, private to this connection."""
-
-    def __init__(self) -> None:
-        super().__init__(':memory:')
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}()'
@@ -84,33 +110,31 @@ class TestDatabase(SQLiteDatabase):
 class FileDatabase(SQLiteDatabase):
     """Notes in the file path, or in production-notes/notes.db in the data home.
 
-    Missing folders and the file are made for their owner alone, by one thread at a time
-    if there are several: a process has one umask. Raise OSError where a folder can't be
-    made.
+    Missing folders and the file are made for their owner alone, or OSError is raised.
     """
 
-    variable: str  # The environment variable that names the data home,
-    default: str  # and the data home where that is unset, empty or relative.
+    variable: str  # The environment variable that names the data home.
+    default: str  # The data home where the variable has no absolute path.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
-            data_home = os.environ.get(self.variable, '')
-            if not os.path.isabs(data_home):
-                data_home = os.path.expanduser(self.default)
-            path = os.path.join(data_home, 'production-notes', 'notes.db')
+            home = os.environ.get(self.variable, '')
+            if not os.path.isabs(home):
+                home = os.path.expanduser(self.default)
+            if not os.path.isabs(home):
+                raise OSError(f'no home folder: set {self.variable} to a full path')
+            path = os.path.join(home, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
-        try:
+        super().__init__()
+
+    def _open(self) -> None:
+        with _making:  # touch closes the file, and drops other threads' locks on it.
             if not os.path.exists(self.path):
-                umask = os.umask(0o077)  # SQLite would make the file with 0o644.
-                try:
-                    os.makedirs(os.path.dirname(self.path), exist_ok=True)
-                    sqlite3.connect(self.path).close()
-                finally:
-                    os.umask(umask)
-            super().__init__(self.path)
-        except sqlite3.Error as error:
-            self._sign(error)
-            raise
+                from pathlib import Path  # Here, since only a first start needs it.
+                for folder in reversed(Path(self.path).parents):
+                    folder.mkdir(mode=0o700, exist_ok=True)
+                Path(self.path).touch(mode=0o600)
+        super()._open()
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({self.path!r})'
@@ -128,28 +152,62 @@ class Win32Database(FileDatabase):
     variable, default = 'LOCALAPPDATA', '~/AppData/Local'
 
 
-RealDatabase: type[FileDatabase]
+_databases: WeakSet[SQLiteDatabase] = WeakSet()
+_making = _thread.allocate_lock()
+_threads = 0
+
+
+def _before_fork() -> None:
+    global _threads
+    _threads = len(sys._current_frames())
+
+
+def _after_fork_in_child() -> None:
+    # A child inherits SQLite's record of its locks, but not the locks. Connections to a
+    # file share that record, so all must be closed before one is opened. SQLite advises
+    # against the close (https://sqlite.org/howtocorrupt.html, 2.6), but in WAL mode the
+    # parent's lock makes it safe, and a connection beside an inherited one loses notes.
+    global _making
+    _making = _thread.allocate_lock()
+    inherited = []
+    for db in _databases if _threads == 1 else ():  # Else a close may wait forever.
+        try:
+            if not db.in_transaction:  # A rollback would damage the parent's.
+                db.close()
+                inherited.append((db, vars(db).copy()))
+        except sqlite3.Error:
+            pass  # It's closed already, or belongs to another thread.
+    _databases.clear()
+    for db, attributes in inherited:
+        try:
+            db._open()
+        except (OSError, sqlite3.Error):  # CPython 3.10 would crash at the next use.
+            sqlite3.Connection.__init__(db, ':memory:')
+            db.close()
+        vars(db).update(attributes | vars(db))  # From 3.11 on, __init__ clears them.
+
+
+if hasattr(os, 'register_at_fork'):  # Windows has no fork.
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+# While multiprocessing starts a worker, the main file is __mp_main__, and __main__ is
+# multiprocessing's own. At other times __mp_main__ may be stale: ask __main__ first.
+if not hasattr(__main__, 'TESTING'):
+    __main__ = sys.modules.get('__mp_main__', __main__)
+if type(getattr(__main__, 'TESTING', None)) is not bool:  # The str 'False' is true.
+    raise RuntimeError(
+        f'{getattr(__main__, "__file__", "__main__")} must set TESTING to True or False'
+        + (f', not {__main__.TESTING!r},' if hasattr(__main__, 'TESTING') else '')
+        + ' before it imports db_connection'
+    )
+
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
 else:
     RealDatabase = PosixDatabase
 
-# While multiprocessing loads the main file in a worker process, it's __mp_main__, and
-# __main__ is multiprocessing's own. Elsewhere __mp_main__ may be stale: ask it last.
-_main = __main__
-if not hasattr(_main, 'TESTING'):
-    _main = sys.modules.get('__mp_main__', _main)
-
-_testing = getattr(_main, 'TESTING', None)
-
 Database: type[TestDatabase] | type[FileDatabase]
-if _testing is True:  # Not merely true: 'False' would be, too.
+if __main__.TESTING:
     Database = TestDatabase
-elif _testing is False:
-    Database = RealDatabase
 else:
-    raise RuntimeError(
-        f'{getattr(_main, "__file__", "__main__")} must set TESTING to True or False'
-        + (f', not {_testing!r},' if hasattr(_main, 'TESTING') else '')
-        + ' before it imports db_connection'
-    )
+    Database = RealDatabase

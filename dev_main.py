@@ -9,7 +9,7 @@ import db_connection
 import utils
 
 db = db_connection.Database()
-atexit.register(db.close)  # Not sooner: python -i works with db after the program.
+atexit.register(db.close)  # At exit, because python -i uses db after the program.
 
 if __name__ == '__main__':
     utils.main(db)

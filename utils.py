@@ -1,20 +1,25 @@
 """What both main files share: to_str and the program itself."""
 
 import argparse
-import io
 import os
 import sys
 
-TYPE_CHECKING = False  # As in typing, which costs more to import than the rest here.
+TYPE_CHECKING = False  # True for mypy alone: to import typing would slow each start.
 if TYPE_CHECKING:
-    from db_connection import SQLiteDatabase
+    from collections.abc import Iterable
+    from typing import Protocol
+
+    class Database(Iterable[str], Protocol):
+        """What the program needs of a database, which also has a repr."""
+
+        def add(self, *texts: str | bytes) -> None: ...
+        def close(self) -> None: ...
 
 
 def to_str(data: str | bytes) -> str:
     """Return data as a str; bytes are decoded as UTF-8.
 
-    Raise TypeError for anything but str and bytes, UnicodeDecodeError for bytes that
-    aren't UTF-8.
+    Raise TypeError for another type, UnicodeDecodeError for bytes that aren't UTF-8.
     """
     if isinstance(data, str):
         return data
@@ -25,33 +30,26 @@ def to_str(data: str | bytes) -> str:
 
 
 def utf8(argument: str) -> str:
-    """Return a command-line argument, which is bytes to the system, as text.
-
-    Raise UnicodeDecodeError, a ValueError and so a usage error to argparse, where it
-    isn't UTF-8 (PEP 383 has how such bytes come to be in a str).
-    """
+    """Decode the bytes of an argument (PEP 383), or raise UnicodeDecodeError."""
     return to_str(os.fsencode(argument))
 
 
-def main(db: 'SQLiteDatabase') -> None:
+def main(db: 'Database') -> None:
     """Store the notes of the command line in db, then print db and all its notes.
 
     Raise SystemExit(2) for a usage error, and what db and standard output raise.
     """
-    parser = argparse.ArgumentParser(
-        description='Keep notes: store each NOTE, then show them all, oldest first.'
-    )
-    parser.add_argument(
-        'notes', metavar='NOTE', nargs='*', type=utf8, help='a note to store'
-    )
+    parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
+    parser.add_argument('notes', metavar='NOTE', nargs='*', type=utf8, help='its text')
     db.add(*parser.parse_args().notes)
-    if isinstance(sys.stdout, io.TextIOWrapper):
+    if hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         print(repr(db))
         for text in db:
             print(text)
-        print(end='', flush=True)
+        if sys.stdout is not None:  # It is None where there's no console.
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader has seen enough. The interpreter flushes once more as it exits:
         # give it somewhere to write (Python's signal module, "Note on SIGPIPE").
