@@ -16,7 +16,7 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 NEWEST = 'SELECT max(id) FROM note WHERE text IS NOT NULL'  # Needs both columns.
 PAGE_END = 'SELECT id FROM note WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET 499'
 PAGE = 'SELECT text FROM note WHERE id > ? AND id <= ? ORDER BY id'
-ERRORS = sqlite3.Error, UnicodeDecodeError  # SQLite may quote a damaged file.
+ERRORS = sqlite3.Error, UnicodeDecodeError
 
 
 class SQLiteDatabase(sqlite3.Connection):
@@ -26,9 +26,9 @@ class SQLiteDatabase(sqlite3.Connection):
     sqlite3.Error with the repr in its message. A writer waits up to 30 seconds for
     another one; readers and writers don't wait (https://sqlite.org/wal.html).
 
-    In a forked child, it's a new connection, and what was in memory is empty. A fork
-    isn't covered while other threads run, in a transaction, or while a cursor is half
-    read. Then the child must neither use nor close what it inherits: use os._exit.
+    A forked child has a new connection: to the same file, or to an empty database in
+    memory. That isn't so if the fork comes while other threads run, in a transaction or
+    with a half-read cursor. Such a child must not use or close it: end it by os._exit.
     """
 
     path = ':memory:'
@@ -94,7 +94,7 @@ class SQLiteDatabase(sqlite3.Connection):
 
     def _named(self, error: Exception) -> Exception:
         """Put this database in the message of error: SQLite doesn't say which it is."""
-        if isinstance(error, UnicodeDecodeError):
+        if isinstance(error, UnicodeDecodeError):  # The message quotes a damaged file.
             error = sqlite3.DatabaseError(error.object.decode(errors='replace'))
         error.args = (f'{error}: {self!r}',)
         return error

@@ -399,6 +399,13 @@ class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
         self.open().add('mine')
         self.assertEqual([], list(self.open()))
 
+    def test_a_fork_that_python_does_not_see_begin_changes_nothing(self):
+        module = choose(main_file(TESTING=True))  # Some servers fork in C.
+        with closing(module.Database()) as db:
+            db.add('as it was')
+            module._after_fork_in_child()
+            self.assertEqual(['as it was'], list(db))
+
     def test_it_has_no_file_and_looks_for_none(self):
         with mock.patch.object(db_connection, 'os', None):
             db = self.open()
@@ -783,13 +790,6 @@ class ForkTestCase(FolderTestCase):
         program = self.write('a_main.py', FORKED_WITHOUT_A_FILE)
         self.assert_prints([self.closed], program)
 
-
-    def test_a_fork_that_python_does_not_see_begin_changes_nothing(self):
-        module = choose(main_file(TESTING=True))  # Some servers fork in C.
-        with closing(module.Database()) as db:
-            db.add('as it was')
-            module._after_fork_in_child()
-            self.assertEqual(['as it was'], list(db))
 
 
 class ProgramTestCase(FolderTestCase):
