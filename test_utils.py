@@ -234,10 +234,12 @@ class DatabaseTests:
         self.assertRegex(writing, '^CREATE TABLE ')
 
     def test_opening_waits_for_a_lock_once_and_leaves_nothing_open(self):
-        locked = sqlite3.OperationalError('database is locked')
-        for error in locked, KeyboardInterrupt():
+        locked, interrupt = sqlite3.OperationalError('locked'), KeyboardInterrupt()
+        for error in locked, interrupt:
             with self.subTest(error):
                 self.assertEqual('close', ' '.join(self.opening(SELECT=error)[1:]))
+        self.assertRegex(str(locked), r'^locked: Recorded\(')
+        self.assertEqual((), interrupt.args)
 
     def test_a_mode_that_cannot_be_set_is_left_for_later(self):
         locked = sqlite3.OperationalError('database is locked')
@@ -308,17 +310,20 @@ class DatabaseTests:
             "WHEN new.text = 'bad' BEGIN SELECT raise(FAIL, 'refused'); END"
         )
         for db.isolation_level in 'IMMEDIATE', None:
-            for bad, error, message in (
-                (object(), TypeError, None),
-                (b'caf\xe9', UnicodeDecodeError, None),
-                ('caf\udce9', UnicodeEncodeError, None),
-                ('bad', sqlite3.IntegrityError, f'refused: {db!r}'),
+            for bad, error, named in (
+                (object(), TypeError, False),
+                (b'caf\xe9', UnicodeDecodeError, False),
+                ('caf\udce9', UnicodeEncodeError, False),
+                ('bad', sqlite3.IntegrityError, True),
             ):
                 with self.subTest(bad, level=db.isolation_level):
                     with self.assertRaises(error) as caught:
                         db.add('a', bad, 'b')
-                    if message:
-                        self.assertEqual(message, str(caught.exception))
+                    messages = map(str, caught.exception.args)
+                    self.assertEqual(
+                        [f'refused: {db!r}'] * named,
+                        [message for message in messages if repr(db) in message],
+                    )
                     self.assertEqual([], list(db))
                     self.assertFalse(db.in_transaction)
         db.add('still works')
