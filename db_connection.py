@@ -63,7 +63,7 @@ class SQLiteDatabase(sqlite3.Connection):
         """
         if not texts:  # A transaction would wait for the write lock.
             return
-        rows = [(to_str(text),) for text in texts]
+        rows = zip([to_str(text) for text in texts])  # A list: all are checked first.
         try:
             in_caller_transaction = self.in_transaction
             try:
