@@ -94,28 +94,21 @@ class ChoiceTestCase(TestCase):
                 module = choose(main_file(TESTING=False), platform=platform)
                 self.assertIs(module.RealDatabase, getattr(module, name))
 
+    def assert_refused(self, name, found, main_module):
+        with self.subTest(found), self.assertRaises(RuntimeError) as caught:
+            choose(main_module)
+        self.assertEqual(
+            f'{name} must set TESTING to True or False{found} '
+            'before it imports db_connection',
+            str(caught.exception),
+        )
+
     def test_anything_but_true_and_false_is_refused(self):
         for bad in 'False', '', 0, 1, None, []:
-            with self.subTest(bad), self.assertRaises(RuntimeError) as caught:
-                choose(main_file(__file__='a_main.py', TESTING=bad))
-            self.assertEqual(
-                f'a_main.py must set TESTING to True or False, not {bad!r}, '
-                'before it imports db_connection',
-                str(caught.exception),
-            )
-
-    def test_no_testing_is_refused(self):
-        for main_module, name in (
-            (main_file(__file__='a_main.py'), 'a_main.py'),
-            (main_file(), '__main__'),
-        ):
-            with self.subTest(name), self.assertRaises(RuntimeError) as caught:
-                choose(main_module)
-            self.assertEqual(
-                f'{name} must set TESTING to True or False '
-                'before it imports db_connection',
-                str(caught.exception),
-            )
+            main_module = main_file(__file__='a_main.py', TESTING=bad)
+            self.assert_refused('a_main.py', f', not {bad!r},', main_module)
+        self.assert_refused('a_main.py', '', main_file(__file__='a_main.py'))
+        self.assert_refused('__main__', '', main_file())
 
     def test_mp_main_is_asked_where_main_has_no_testing(self):
         for testing, name in (True, 'TestDatabase'), (False, 'RealDatabase'):
@@ -162,6 +155,12 @@ class FolderTestCase(TestCase):
             file.write(content.encode() if isinstance(content, str) else content)
         return path
 
+    def program(self, text):
+        """Write a main file of production that does this with db, and return its path."""
+        imports = 'import os, sqlite3, sys, threading\nimport db_connection\n'
+        opening = 'db = db_connection.Database()\n'
+        return self.write('a_main.py', f'TESTING = False\n{imports}{opening}{text}')
+
     def start(self, *arguments, **options):
         """Start Python, strict, with these arguments."""
         options = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE) | {
@@ -193,6 +192,11 @@ class DatabaseTests:
         db = self.database(*arguments)
         self.addCleanup(db.close)
         return db
+
+    def assert_fails(self, error, message, function, *arguments):
+        with self.assertRaises(error) as caught:
+            function(*arguments)
+        self.assertEqual(message, str(caught.exception))
 
     def test_it_is_a_connection_with_its_table_and_settings(self):
         db = self.open()
@@ -332,12 +336,8 @@ class DatabaseTests:
     def test_add_leaves_a_transaction_of_the_caller_alone(self):
         db = self.open()
         db.execute(db_connection.INSERT, ["the caller's"])
-        with self.assertRaises(sqlite3.OperationalError) as caught:
-            db.add('a note')
-        self.assertEqual(
-            f'cannot start a transaction within a transaction: {db!r}',
-            str(caught.exception),
-        )
+        message = f'cannot start a transaction within a transaction: {db!r}'
+        self.assert_fails(sqlite3.OperationalError, message, db.add, 'a note')
         self.assertTrue(db.in_transaction)
         db.commit()
         self.assertEqual(["the caller's"], list(db))
@@ -347,9 +347,9 @@ class DatabaseTests:
         db.add('before')
         ((pages,),) = db.execute('PRAGMA page_count').fetchall()
         db.execute(f'PRAGMA max_page_count = {pages}').fetchall()
-        with self.assertRaises(sqlite3.OperationalError) as caught:
-            db.add('small', 'large' * 10_000)
-        self.assertEqual(f'database or disk is full: {db!r}', str(caught.exception))
+        message = f'database or disk is full: {db!r}'
+        large = 'large' * 10_000
+        self.assert_fails(sqlite3.OperationalError, message, db.add, 'small', large)
         db.execute('PRAGMA max_page_count = 1000000').fetchall()
         db.add('after')
         self.assertEqual(['before', 'after'], list(db))
@@ -357,9 +357,8 @@ class DatabaseTests:
     def test_an_error_of_a_listing_names_the_database(self):
         db = self.open()
         db.execute('DROP TABLE note')
-        with self.assertRaises(sqlite3.OperationalError) as caught:
-            list(db)
-        self.assertEqual(f'no such table: note: {db!r}', str(caught.exception))
+        message = f'no such table: note: {db!r}'
+        self.assert_fails(sqlite3.OperationalError, message, list, db)
 
     @TRACEMALLOC
     def test_listing_takes_no_more_memory_for_more_notes(self):
@@ -603,20 +602,14 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
             file.seek(pages // 2 * 4096)
             file.write(bytes(4096))
         db = self.open()
-        with self.assertRaises(sqlite3.DatabaseError) as caught:
-            list(db)
-        self.assertEqual(
-            f'database disk image is malformed: {db!r}', str(caught.exception)
-        )
+        message = f'database disk image is malformed: {db!r}'
+        self.assert_fails(sqlite3.DatabaseError, message, list, db)
 
     def test_a_folder_where_the_file_should_be_is_refused(self):
         os.makedirs(self.path)
-        with self.assertRaises(sqlite3.OperationalError) as caught:
-            self.open()
-        self.assertEqual(
-            f'unable to open database file: {self.database.__name__}({self.path!r})',
-            str(caught.exception),
-        )
+        name = f'{self.database.__name__}({self.path!r})'
+        message = f'unable to open database file: {name}'
+        self.assert_fails(sqlite3.OperationalError, message, self.open)
 
     def test_a_file_where_the_folder_should_be_is_refused(self):
         folder = self.write('production-notes', b'')
@@ -647,9 +640,8 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
         db = self.open()
         db.execute('PRAGMA busy_timeout = 0').fetchall()
         self.bare(isolation_level=None).execute('BEGIN IMMEDIATE')
-        with self.assertRaises(sqlite3.OperationalError) as caught:
-            db.add('a note')
-        self.assertEqual(f'database is locked: {db!r}', str(caught.exception))
+        message = f'database is locked: {db!r}'
+        self.assert_fails(sqlite3.OperationalError, message, db.add, 'a note')
 
     def test_a_half_read_listing_holds_up_nobody(self):
         db = self.open()
@@ -665,11 +657,7 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
 
 
 FORKED = """
-TESTING = False
-import os, sqlite3
-import db_connection
-
-db, other, closed = [db_connection.Database() for _ in range(3)]
+other, closed = db_connection.Database(), db_connection.Database()
 closed.close()
 db.attribute = 'kept'
 reading, writing = os.pipe()
@@ -702,11 +690,6 @@ else:
     os._exit(0)
 """
 FORKED_IN_A_TRANSACTION = """
-TESTING = False
-import os
-import db_connection
-
-db = db_connection.Database()
 db.execute('PRAGMA cache_size = 5')
 db.executemany(db_connection.INSERT, [('a row of a large transaction',)] * 20000)
 if not os.fork():
@@ -717,10 +700,6 @@ print(len(list(db)), *db.execute('PRAGMA integrity_check').fetchone())
 db.close()
 """
 FORKED_BESIDE_A_THREAD = """
-TESTING = True
-import os, threading
-import db_connection
-
 def hold():
     with db_connection._making:
         ready.set()
@@ -729,26 +708,22 @@ def hold():
 ready, done = threading.Event(), threading.Event()
 threading.Thread(target=hold).start()
 ready.wait()
-db = db_connection.Database()
-db.add('as it was')
+memory = db_connection.TestDatabase()
+memory.add('as it was')
 if os.fork():
     os.wait()
     done.set()
+    memory.close()
     db.close()
 else:
     if os.fork():
         os.wait()
     else:
-        db_connection.RealDatabase().close()
-    print(*db, flush=True)
+        db_connection.Database().close()
+    print(*memory, flush=True)
     os._exit(0)
 """
 FORKED_WITHOUT_A_FILE = """
-TESTING = False
-import os, sqlite3
-import db_connection
-
-db = db_connection.Database()
 folder = os.path.dirname(db.path)
 other = db_connection.RealDatabase(folder + '/other/notes.db')
 for path, make in (db.path, os.mkdir), (folder + '/other', os.mkfifo):
@@ -779,7 +754,7 @@ class ForkTestCase(FolderTestCase):
         self.closed += f'{db_connection.RealDatabase.__name__}({self.path!r})'
 
     def test_nothing_is_lost_whoever_ends_first(self):
-        self.assert_prints(['kept', self.closed], self.write('a_main.py', FORKED))
+        self.assert_prints(['kept', self.closed], self.program(FORKED))
         with closing(db_connection.RealDatabase()) as db:
             notes = list(db)
         self.assertEqual(['of a child that ends first', 'of the parent'], notes[:2])
@@ -789,16 +764,15 @@ class ForkTestCase(FolderTestCase):
         self.assertEqual(['of a grandchild'], notes[5:])
 
     def test_a_transaction_goes_on_in_the_parent(self):
-        program = self.write('a_main.py', FORKED_IN_A_TRANSACTION)
-        self.assert_prints(['20000 ok'], program)
+        self.assert_prints(['20000 ok'], self.program(FORKED_IN_A_TRANSACTION))
 
     def test_beside_a_thread_nothing_is_touched_and_nothing_waits(self):
-        program = self.write('a_main.py', FORKED_BESIDE_A_THREAD)
+        program = self.program(FORKED_BESIDE_A_THREAD)
         options = '-W', 'ignore::DeprecationWarning'  # Python's own, of such a fork.
         self.assert_prints(['as it was', 'as it was'], *options, program)
 
     def test_what_cannot_be_opened_again_is_closed(self):
-        program = self.write('a_main.py', FORKED_WITHOUT_A_FILE)
+        program = self.program(FORKED_WITHOUT_A_FILE)
         other = self.closed.replace('notes.db', 'other/notes.db')
         self.assert_prints([self.closed, other], program)
 
@@ -857,9 +831,6 @@ db.add(sys.argv[1])
 db.close()
 """
 KILLED = """
-TESTING = False
-import db_connection
-db = db_connection.Database()
 db.add('kept')
 db.execute(db_connection.INSERT, ['a part'])
 print('ready', flush=True)
@@ -1015,7 +986,7 @@ class MainsTestCase(FolderTestCase):
             self.assertEqual([('wal',)], db.execute('PRAGMA journal_mode').fetchall())
 
     def test_a_killed_process_loses_no_note_and_leaves_no_part(self):
-        process = self.start(self.write('program.py', KILLED))
+        process = self.start(self.program(KILLED))
         self.assertEqual('ready\n', process.stdout.readline())
         process.kill()
         process.wait()
