@@ -1,6 +1,6 @@
 """The databases, and the choice of one, made once: as this module is imported."""
 
-import _thread  # Not threading, nor weakref below: they would slow each start.
+import _thread  # As with _weakrefset, the public module would slow each start.
 import os
 import sqlite3
 import sys
@@ -13,7 +13,7 @@ from utils import to_str
 HAS_TABLE = "SELECT name FROM sqlite_master WHERE name LIKE 'note'"
 CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)'
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-NEWEST = 'SELECT max(id) FROM note WHERE text IS NOT NULL'  # Needs both columns.
+NEWEST = 'SELECT max(id) FROM note WHERE text IS NOT NULL'  # Fails without both.
 PAGE_END = 'SELECT id FROM note WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET 499'
 PAGE = 'SELECT text FROM note WHERE id > ? AND id <= ? ORDER BY id'
 ERRORS = sqlite3.Error, UnicodeDecodeError
@@ -27,8 +27,8 @@ class SQLiteDatabase(sqlite3.Connection):
     another one; readers and writers don't wait (https://sqlite.org/wal.html).
 
     A forked child has a new connection: to the same file, or to an empty database in
-    memory. That isn't so if the fork comes while other threads run, in a transaction or
-    with a half-read cursor. Such a child must not use or close it: end it by os._exit.
+    memory. But not if it was forked in a transaction, with a half-read cursor, or while
+    other threads ran: then it must not use or close the connection, but call os._exit.
     """
 
     path = ':memory:'
@@ -40,14 +40,14 @@ class SQLiteDatabase(sqlite3.Connection):
         try:
             super().__init__(self.path, timeout=30, isolation_level='IMMEDIATE')
             try:
-                # Read before anything is written: another file is to stay as it is.
+                # Read first: a damaged file or another table must stay unchanged.
                 if self.execute(HAS_TABLE).fetchall():
                     self.execute(NEWEST).fetchall()
                 try:
                     self.execute('PRAGMA journal_mode = WAL').fetchall()
                 except sqlite3.OperationalError:
-                    pass  # SQLite doesn't wait for this lock. The next open sets WAL.
-                self.execute('PRAGMA synchronous = FULL')  # Builds differ in this.
+                    pass  # SQLite doesn't wait for a lock here. The next open sets it.
+                self.execute('PRAGMA synchronous = FULL')  # The default may be another.
                 self.execute(CREATE)
             except BaseException:
                 self.close()
@@ -61,7 +61,7 @@ class SQLiteDatabase(sqlite3.Connection):
 
         Raise what to_str does, UnicodeEncodeError (a surrogate), OverflowError (2 GiB).
         """
-        if not texts:  # A transaction would wait for the write lock.
+        if not texts:  # An empty transaction would still wait for the write lock.
             return
         rows = zip([to_str(text) for text in texts])  # A list: all are checked first.
         try:
@@ -77,13 +77,13 @@ class SQLiteDatabase(sqlite3.Connection):
             raise self._named(error)
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the notes that are there at first, oldest first, a page at a time."""
+        """Yield the notes that exist when this starts, oldest first."""
         try:
             cursor = self.cursor()
-            cursor.row_factory = None  # Plain rows, whatever this connection's are.
+            cursor.row_factory = None  # Tuples, whatever the connection has.
             ((newest,),) = cursor.execute(NEWEST).fetchall()
-            end = float('-inf')  # This is less than each id.
-            while end != newest:
+            end = float('-inf')  # Less than any id.
+            while end != newest:  # Page by page: an open query lets the WAL grow.
                 start = end
                 page_end = cursor.execute(PAGE_END, (start, newest)).fetchall()
                 end = page_end[0][0] if page_end else newest
@@ -93,8 +93,8 @@ class SQLiteDatabase(sqlite3.Connection):
             raise self._named(error)
 
     def _named(self, error: Exception) -> Exception:
-        """Put this database in the message of error: SQLite doesn't say which it is."""
-        if isinstance(error, UnicodeDecodeError):  # The message quotes a damaged file.
+        """Put this database in the message of error: SQLite doesn't name it."""
+        if isinstance(error, UnicodeDecodeError):  # SQLite quoted a damaged file.
             error = sqlite3.DatabaseError(error.object.decode(errors='replace'))
         error.args = (f'{error}: {self!r}',)
         return error
@@ -114,7 +114,7 @@ class FileDatabase(SQLiteDatabase):
     """
 
     variable: str  # The environment variable that names the data home.
-    default: str  # The data home where the variable has no absolute path.
+    default: str  # The data home if the variable has no absolute path.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
@@ -128,7 +128,7 @@ class FileDatabase(SQLiteDatabase):
         super().__init__()
 
     def _open(self) -> None:
-        with _making:  # touch closes the file, and drops other threads' locks on it.
+        with _making:  # When touch closes the file, this process loses its locks on it.
             if not os.path.exists(self.path):
                 from pathlib import Path  # Here, since only a first start needs it.
                 for folder in reversed(Path(self.path).parents):
@@ -141,7 +141,7 @@ class FileDatabase(SQLiteDatabase):
 
 
 class PosixDatabase(FileDatabase):
-    """Production's notes where the XDG Base Directory Specification has them."""
+    """Production's notes where the XDG Base Directory Specification puts them."""
 
     variable, default = 'XDG_DATA_HOME', '~/.local/share'
 
@@ -165,12 +165,12 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     # A child inherits SQLite's record of its locks, but not the locks. Connections to a
     # file share that record, so all must be closed before one is opened. SQLite advises
-    # against the close (https://sqlite.org/howtocorrupt.html, 2.6), but in WAL mode the
-    # parent's lock makes it safe, and a connection beside an inherited one loses notes.
+    # not to close them (https://sqlite.org/howtocorrupt.html, 2.6). But in WAL mode the
+    # parent's lock makes that safe, and to keep one open here would lose notes.
     global _making
     _making = _thread.allocate_lock()
     inherited = []
-    for db in _databases if _threads == 1 else ():  # Else a close may wait forever.
+    for db in _databases if _threads == 1 else ():  # Else close may hang.
         try:
             if not db.in_transaction:  # A rollback would damage the parent's.
                 db.close()
@@ -181,7 +181,7 @@ def _after_fork_in_child() -> None:
     for db, attributes in inherited:
         try:
             db._open()
-        except (OSError, sqlite3.Error):  # CPython 3.10 would crash at the next use.
+        except (OSError, sqlite3.Error):  # As it is, its next use crashes CPython 3.10.
             sqlite3.Connection.__init__(db, ':memory:')
             db.close()
         vars(db).update(attributes | vars(db))  # From 3.11 on, __init__ clears them.

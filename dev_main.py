@@ -1,6 +1,6 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
 
-# ruff: noqa: E402, RUF100 - db_connection looks at TESTING: import it below.
+# ruff: noqa: E402, RUF100 - db_connection reads TESTING, so it is imported below.
 TESTING = True
 
 import atexit

@@ -1,6 +1,6 @@
 """Production: the notes are kept in the data folder of whoever runs it."""
 
-# ruff: noqa: E402, RUF100 - db_connection looks at TESTING: import it below.
+# ruff: noqa: E402, RUF100 - db_connection reads TESTING, so it is imported below.
 TESTING = False
 
 import atexit

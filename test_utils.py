@@ -156,13 +156,13 @@ class FolderTestCase(TestCase):
         return path
 
     def program(self, text):
-        """Write a main file of production that does this with db, and return its path."""
+        """Write a main file of production that does this with db; return its path."""
         imports = 'import os, sqlite3, sys, threading\nimport db_connection\n'
         opening = 'db = db_connection.Database()\n'
         return self.write('a_main.py', f'TESTING = False\n{imports}{opening}{text}')
 
     def start(self, *arguments, **options):
-        """Start Python, strict, with these arguments."""
+        """Start Python with these arguments; a warning is an error."""
         options = dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE) | {
             'cwd': HERE,
             'encoding': 'utf-8',
@@ -230,7 +230,7 @@ class DatabaseTests:
         return statements
 
     def test_wal_mode_is_set_after_reading_and_before_anything_is_written(self):
-        # Else who can't set it at a first open may keep all others from setting it.
+        # Else one that fails to set WAL may keep the others from setting it.
         reading, setting, *others, writing, _ = self.opening()
         self.assertRegex(reading, '^SELECT ')
         self.assertEqual('PRAGMA journal_mode = WAL', setting)
@@ -560,7 +560,7 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
         self.assertTrue(os.path.exists(self.path))
 
     def assert_refused(self, content, cause):
-        """Write content in the file's place, and see it refused and left."""
+        """Write content in the file's place; see it refused and unchanged."""
         self.write(self.path, content)
         with self.assertRaises(sqlite3.DatabaseError) as caught:
             self.open()
@@ -775,7 +775,6 @@ class ForkTestCase(FolderTestCase):
         program = self.program(FORKED_WITHOUT_A_FILE)
         other = self.closed.replace('notes.db', 'other/notes.db')
         self.assert_prints([self.closed, other], program)
-
 
 
 class ProgramTestCase(FolderTestCase):

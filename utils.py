@@ -1,16 +1,16 @@
-"""What both main files share: to_str and the program itself."""
+"""to_str, and the program that both main files run."""
 
 import argparse
 import os
 import sys
 
-TYPE_CHECKING = False  # True for mypy alone: to import typing would slow each start.
+TYPE_CHECKING = False  # mypy takes it for True. Importing typing would slow a start.
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Protocol
 
     class Database(Iterable[str], Protocol):
-        """What the program needs of a database, which also has a repr."""
+        """What the program needs from a database: add, iteration, close, and a repr."""
 
         def add(self, *texts: str | bytes) -> None: ...
         def close(self) -> None: ...
@@ -42,14 +42,14 @@ def main(db: 'Database') -> None:
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=utf8, help='its text')
     db.add(*parser.parse_args().notes)
-    if hasattr(sys.stdout, 'reconfigure'):
+    if hasattr(sys.stdout, 'reconfigure'):  # It may be None, or another object.
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         print(repr(db))
         for text in db:
             print(text)
-        if sys.stdout is not None:  # It is None where there's no console.
-            sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # Here, so that a broken pipe is noticed here.
     except BrokenPipeError:
         # The reader has seen enough. The interpreter flushes once more as it exits:
         # give it somewhere to write (Python's signal module, "Note on SIGPIPE").
