@@ -157,7 +157,7 @@ class FolderTestCase(TestCase):
 
     def program(self, text):
         """Write a main file of production that does this with db; return its path."""
-        imports = 'import os, sqlite3, sys, threading\nimport db_connection\n'
+        imports = 'import os, signal, sqlite3, threading\nimport db_connection\n'
         opening = 'db = db_connection.Database()\n'
         return self.write('a_main.py', f'TESTING = False\n{imports}{opening}{text}')
 
@@ -719,6 +719,7 @@ else:
     if os.fork():
         os.wait()
     else:
+        signal.alarm(10)  # It ends this process if the lock is still held.
         db_connection.Database().close()
     print(*memory, flush=True)
     os._exit(0)
