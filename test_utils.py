@@ -483,9 +483,10 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
             ('Win32Database', 'LOCALAPPDATA'),
         ):
             with self.subTest(name):
-                with self.assertRaisesRegex(OSError, f'^no home .* {variable} to a .* path$'):
+                message = f'^no home folder: set {variable} to a full path$'
+                with self.assertRaisesRegex(OSError, message):
                     getattr(db_connection, name)()
-                with without_passwd, self.assertRaisesRegex(OSError, variable):
+                with without_passwd, self.assertRaisesRegex(OSError, message):
                     getattr(db_connection, name)()
         self.assertEqual([], os.listdir())
 
