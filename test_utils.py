@@ -309,20 +309,22 @@ class DatabaseTests:
         db.add()
         self.assertEqual([], statements)
 
-    def test_add_is_all_or_nothing_whatever_the_isolation_level_is(self):
+    def test_add_is_all_or_nothing_whatever_the_transaction_control_is(self):
         db = self.open()
         db.execute(
             'CREATE TRIGGER refuse BEFORE INSERT ON note '
             "WHEN new.text = 'bad' BEGIN SELECT raise(FAIL, 'refused'); END"
         )
-        for db.isolation_level in 'IMMEDIATE', None:
+        level = 'isolation_level'
+        for control in (level, ''), (level, None), ('autocommit', True):
+            setattr(db, *control)
             for bad, error, named in (
                 (object(), TypeError, False),
                 (b'caf\xe9', UnicodeDecodeError, False),
                 ('caf\udce9', UnicodeEncodeError, False),
                 ('bad', sqlite3.IntegrityError, True),
             ):
-                with self.subTest(bad, level=db.isolation_level):
+                with self.subTest(bad, control=control):
                     with self.assertRaises(error) as caught:
                         db.add('a', bad, 'b')
                     messages = map(str, caught.exception.args)
@@ -333,6 +335,7 @@ class DatabaseTests:
                     self.assertEqual([], list(db))
                     self.assertFalse(db.in_transaction)
         db.add('still works')
+        self.assertFalse(db.in_transaction)
         self.assertEqual(['still works'], list(db))
 
     def test_add_leaves_a_transaction_of_the_caller_alone(self):
@@ -365,6 +368,7 @@ class DatabaseTests:
     @TRACEMALLOC
     def test_listing_takes_no_more_memory_for_more_notes(self):
         db = self.open()
+        db.execute('PRAGMA reverse_unordered_selects = ON')
         peaks = []
         tracemalloc.start()
         self.addCleanup(tracemalloc.stop)
@@ -526,8 +530,10 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
         link = os.path.join(self.folder, 'link.db')
         os.symlink('linked.db', link)
         with mock.patch.object(os, 'umask', self.fail):
-            for database in self.open(path), self.open(link):
-                database.add('a note')
+            for name in path, link:
+                db = self.open(name)
+                db.add('a note')
+                self.assertEqual(name, db.path)
         self.assertTrue(os.path.islink(link))
         modes = {
             name: stat.S_IMODE(os.stat(os.path.join(parent, name)).st_mode)
