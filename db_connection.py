@@ -26,9 +26,9 @@ class SQLiteDatabase(sqlite3.Connection):
     sqlite3.Error with the repr in its message. A writer waits up to 30 seconds for
     another one; readers and writers don't wait (https://sqlite.org/wal.html).
 
-    A forked child has a new connection: to the same file, or to an empty database in
-    memory. But not if it was forked in a transaction, with a half-read cursor, or while
-    other threads ran: then it must not use or close the connection, but call os._exit.
+    A forked child has a new connection, set up like any new one: to the same file, or
+    to an empty database in memory. But if it was forked in a transaction, with a half-
+    read cursor or beside other threads, it must not use or close it: use os._exit.
     """
 
     path = ':memory:'
