@@ -93,10 +93,9 @@ class SQLiteDatabase(sqlite3.Connection):
             raise self._named(error)
 
     def _named(self, error: Exception) -> Exception:
-        """Put this database in the message of error: SQLite doesn't name it."""
         if isinstance(error, UnicodeDecodeError):  # SQLite quoted a damaged file.
             error = sqlite3.DatabaseError(error.object.decode(errors='replace'))
-        error.args = (f'{error}: {self!r}',)
+        error.args = (f'{error}: {self!r}',)  # SQLite doesn't name the database.
         return error
 
 
@@ -108,10 +107,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in the file path, or in production-notes/notes.db in the data home.
-
-    Missing folders and the file are made for their owner alone, or OSError is raised.
-    """
+    """Notes in a file that is made for its owner alone. Raise OSError if it can't be."""
 
     variable: str  # The environment variable that names the data home.
     default: str  # The data home if the variable has no absolute path.
@@ -154,23 +150,32 @@ class Win32Database(FileDatabase):
 
 _databases: WeakSet[SQLiteDatabase] = WeakSet()
 _making = _thread.allocate_lock()
-_threads = 0
+_pipe: tuple[int, int] | None = None
 
 
-def _before_fork() -> None:
-    global _threads
-    _threads = len(sys._current_frames())
+def _prepare() -> None:
+    global _pipe
+    _pipe = None
+    if len(sys._current_frames()) == 1:  # Beside other threads, a close might hang.
+        _pipe = os.pipe()
 
 
-def _after_fork_in_child() -> None:
+def _wait() -> None:
+    if _pipe:  # Keep all locks until the child has closed what it inherits.
+        os.close(_pipe[1])
+        os.read(_pipe[0], 1)
+        os.close(_pipe[0])
+
+
+def _reopen() -> None:
     # A child inherits SQLite's record of its locks, but not the locks. Connections to a
     # file share that record, so all must be closed before one is opened. SQLite advises
-    # not to close them (https://sqlite.org/howtocorrupt.html, 2.6). But in WAL mode the
-    # parent's lock makes that safe, and to keep one open here would lose notes.
+    # against a close (https://sqlite.org/howtocorrupt.html, 2.6). But the lock of the
+    # parent, which waits, protects the WAL; and a connection left open loses notes.
     global _making
     _making = _thread.allocate_lock()
     inherited = []
-    for db in _databases if _threads == 1 else ():  # Else close may hang.
+    for db in _databases if _pipe else ():
         try:
             if not db.in_transaction:  # A rollback would damage the parent's.
                 db.close()
@@ -178,6 +183,8 @@ def _after_fork_in_child() -> None:
         except sqlite3.Error:
             pass  # It's closed already, or belongs to another thread.
     _databases.clear()
+    for end in _pipe or ():
+        os.close(end)
     for db, attributes in inherited:
         try:
             db._open()
@@ -188,7 +195,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_prepare, after_in_parent=_wait, after_in_child=_reopen)
 
 # While multiprocessing starts a worker, the main file is __mp_main__, and __main__ is
 # multiprocessing's own. At other times __mp_main__ may be stale: ask __main__ first.

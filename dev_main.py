@@ -1,5 +1,4 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
-
 # ruff: noqa: E402, RUF100 - db_connection reads TESTING, so it is imported below.
 TESTING = True
 

@@ -1,5 +1,4 @@
 """Production: the notes are kept in the data folder of whoever runs it."""
-
 # ruff: noqa: E402, RUF100 - db_connection reads TESTING, so it is imported below.
 TESTING = False
 

@@ -413,7 +413,7 @@ class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
         module = choose(main_file(TESTING=True))  # Some servers fork in C.
         with closing(module.Database()) as db:
             db.add('as it was')
-            module._after_fork_in_child()
+            module._reopen()
             self.assertEqual(['as it was'], list(db))
 
     def test_it_has_no_file_and_looks_for_none(self):
@@ -734,6 +734,25 @@ else:
     print(*memory, flush=True)
     os._exit(0)
 """
+FORKED_SLOWLY = """
+import time
+
+def close(self):
+    if os.getpid() != parent:
+        time.sleep(0.3)  # Time enough for a parent that doesn't wait.
+    sqlite3.Connection.close(self)
+
+parent = os.getpid()
+db_connection.SQLiteDatabase.close = close
+if not os.fork():
+    os._exit(0)
+db.close()
+if not os.fork():
+    db_connection.Database().add('of another process')
+    os._exit(0)
+os.wait()
+os.wait()
+"""
 FORKED_WITHOUT_A_FILE = """
 folder = os.path.dirname(db.path)
 other = db_connection.RealDatabase(folder + '/other/notes.db')
@@ -773,6 +792,11 @@ class ForkTestCase(FolderTestCase):
             ['of a child', 'of its other database', 'of one of its own'], notes[2:5]
         )
         self.assertEqual(['of a grandchild'], notes[5:])
+
+    def test_a_late_close_in_a_child_takes_nothing_from_another_process(self):
+        self.assert_prints([], self.program(FORKED_SLOWLY))
+        with closing(db_connection.RealDatabase()) as db:
+            self.assertEqual(['of another process'], list(db))
 
     def test_a_transaction_goes_on_in_the_parent(self):
         self.assert_prints(['20000 ok'], self.program(FORKED_IN_A_TRANSACTION))

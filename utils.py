@@ -11,16 +11,12 @@ if TYPE_CHECKING:
 
     class Database(Iterable[str], Protocol):
         """What the program needs from a database: add, iteration, close, and a repr."""
-
         def add(self, *texts: str | bytes) -> None: ...
         def close(self) -> None: ...
 
 
 def to_str(data: str | bytes) -> str:
-    """Return data as a str; bytes are decoded as UTF-8.
-
-    Raise TypeError for another type, UnicodeDecodeError for bytes that aren't UTF-8.
-    """
+    """Return data as str, bytes from UTF-8. Raise TypeError or UnicodeDecodeError."""
     if isinstance(data, str):
         return data
     elif isinstance(data, bytes):
@@ -51,6 +47,5 @@ def main(db: 'Database') -> None:
         if sys.stdout is not None:
             sys.stdout.flush()  # Here, so that a broken pipe is noticed here.
     except BrokenPipeError:
-        # The reader has seen enough. The interpreter flushes once more as it exits:
-        # give it somewhere to write (Python's signal module, "Note on SIGPIPE").
+        # The interpreter flushes once more (Python's signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
