@@ -107,7 +107,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file that is made for its owner alone. Raise OSError if it can't be."""
+    """Notes in a file, made for its owner alone. Raise OSError if it can't be made."""
 
     variable: str  # The environment variable that names the data home.
     default: str  # The data home if the variable has no absolute path.
@@ -150,21 +150,19 @@ class Win32Database(FileDatabase):
 
 _databases: WeakSet[SQLiteDatabase] = WeakSet()
 _making = _thread.allocate_lock()
-_pipe: tuple[int, int] | None = None
+_pipe: list[int] = []
 
 
 def _prepare() -> None:
-    global _pipe
-    _pipe = None
-    if len(sys._current_frames()) == 1:  # Beside other threads, a close might hang.
-        _pipe = os.pipe()
+    one_thread = len(sys._current_frames()) == 1  # Beside others, a close might hang.
+    _pipe[:] = os.pipe() if one_thread else ()
 
 
 def _wait() -> None:
     if _pipe:  # Keep all locks until the child has closed what it inherits.
-        os.close(_pipe[1])
+        os.close(_pipe.pop())
         os.read(_pipe[0], 1)
-        os.close(_pipe[0])
+        os.close(_pipe.pop())
 
 
 def _reopen() -> None:
@@ -183,8 +181,8 @@ def _reopen() -> None:
         except sqlite3.Error:
             pass  # It's closed already, or belongs to another thread.
     _databases.clear()
-    for end in _pipe or ():
-        os.close(end)
+    while _pipe:
+        os.close(_pipe.pop())
     for db, attributes in inherited:
         try:
             db._open()
