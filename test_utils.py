@@ -702,9 +702,11 @@ else:
 FORKED_IN_A_TRANSACTION = """
 db.execute('PRAGMA cache_size = 5')
 db.executemany(db_connection.INSERT, [('a row of a large transaction',)] * 20000)
+files = os.listdir('/dev/fd')
 if not os.fork():
     os._exit(0)
 os.wait()
+assert len(files) == len(os.listdir('/dev/fd'))
 db.commit()
 print(len(list(db)), *db.execute('PRAGMA integrity_check').fetchone())
 db.close()
