@@ -1,116 +1,125 @@
 """The databases, and the choice of one, made once: as this module is imported."""
 
-import _thread  # As with _weakrefset, the public module would slow each start.
+import atexit
 import os
 import sqlite3
 import sys
-from _weakrefset import WeakSet
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 
 import __main__
 from utils import to_str
 
-HAS_TABLE = "SELECT name FROM sqlite_master WHERE name LIKE 'note'"
 CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)'
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-NEWEST = 'SELECT max(id) FROM note WHERE text IS NOT NULL'  # Fails without both.
-PAGE_END = 'SELECT id FROM note WHERE id > ? AND id < ? ORDER BY id LIMIT 1 OFFSET 499'
-PAGE = 'SELECT text FROM note WHERE id > ? AND id <= ? ORDER BY id'
-ERRORS = sqlite3.Error, UnicodeDecodeError
+NEWEST = 'SELECT max(id), text FROM note'
+PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 400'
+Rows = list[tuple[int, str]]
+Work = Callable[[sqlite3.Connection], Rows]
+_lock = threading.RLock()  # Re-entrant: a signal handler may call db during a call.
+_in_memory: set[sqlite3.Connection] = set()  # The connections that are open.
+_on_files: set[sqlite3.Connection] = set()
 
 
-class SQLiteDatabase(sqlite3.Connection):
-    """Notes in SQLite: a DB-API 2.0 (PEP 249) connection, with add, iteration, a repr.
-
-    The repr opens the same database again. Opening, add and iteration raise
-    sqlite3.Error with the repr in its message. A writer waits up to 30 seconds for
-    another one; readers and writers don't wait (https://sqlite.org/wal.html).
-
-    A forked child has a new connection, set up like any new one: to the same file, or
-    to an empty database in memory. But if it was forked in a transaction, with a half-
-    read cursor or beside other threads, it must not use or close it: use os._exit.
-    """
+class SQLiteDatabase:
+    """Notes in SQLite, also for threads and forked children. Its errors show its repr."""
 
     path = ':memory:'
+    _lock, _connections = _lock, _in_memory  # Of the class: __del__ may run last.
+    _connection: sqlite3.Connection | None = None
 
-    def __init__(self) -> None:
-        self._open()
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self._run(lambda connection: [], reads=True)
 
-    def _open(self) -> None:
-        try:
-            super().__init__(self.path, timeout=30, isolation_level='IMMEDIATE')
-            try:
-                # Read first: a damaged file or another table must stay unchanged.
-                if self.execute(HAS_TABLE).fetchall():
-                    self.execute(NEWEST).fetchall()
-                try:
-                    self.execute('PRAGMA journal_mode = WAL').fetchall()
-                except sqlite3.OperationalError:
-                    pass  # SQLite doesn't wait for a lock here. The next open sets it.
-                self.execute('PRAGMA synchronous = FULL')  # The default may be another.
-                self.execute(CREATE)
-            except BaseException:
-                self.close()
-                raise
-        except ERRORS as error:
-            raise self._named(error)
-        _databases.add(self)
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}({", ".join(map(repr, self._arguments))})'
+
+    def __reduce__(self) -> tuple[type['SQLiteDatabase'], tuple[str, ...]]:
+        return type(self), self._arguments  # Its pickle opens it again, like its repr.
 
     def add(self, *texts: str | bytes) -> None:
-        """Store all texts in one transaction, or none; they're on disk on return.
-
-        Raise what to_str does, UnicodeEncodeError (a surrogate), OverflowError (2 GiB).
-        """
-        if not texts:  # An empty transaction would still wait for the write lock.
-            return
-        rows = zip([to_str(text) for text in texts])  # A list: all are checked first.
-        try:
-            in_caller_transaction = self.in_transaction
-            try:
-                self.execute('BEGIN IMMEDIATE')
-                self.executemany(INSERT, rows)
-                self.execute('COMMIT')
-            finally:
-                if self.in_transaction and not in_caller_transaction:
-                    self.execute('ROLLBACK')
-        except ERRORS as error:
-            raise self._named(error)
+        """Store all texts or none, on disk on return. Raise what to_str and SQLite do."""
+        checked = [to_str(text) for text in texts]
+        if checked:
+            self._run(lambda c: _fetch(c.executemany, INSERT, zip(checked)))
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the notes that exist when this starts, oldest first."""
-        try:
-            cursor = self.cursor()
-            cursor.row_factory = None  # Tuples, whatever the connection has.
-            ((newest,),) = cursor.execute(NEWEST).fetchall()
-            end = float('-inf')  # Less than any id.
-            while end != newest:  # Page by page: an open query lets the WAL grow.
-                start = end
-                page_end = cursor.execute(PAGE_END, (start, newest)).fetchall()
-                end = page_end[0][0] if page_end else newest
-                for (text,) in cursor.execute(PAGE, (start, end)).fetchall():
-                    yield text
-        except ERRORS as error:
-            raise self._named(error)
+        """Yield the notes up to the one that is newest at the start, oldest first."""
+        ((newest, _),) = self._read(NEWEST)
+        before, last = None, float('-inf')
+        while before != last:  # Until a page is empty.
+            before = last
+            for last, text in self._read(PAGE, before, newest):
+                yield text
 
-    def _named(self, error: Exception) -> Exception:
-        if isinstance(error, UnicodeDecodeError):  # SQLite quoted a damaged file.
-            error = sqlite3.DatabaseError(error.object.decode(errors='replace'))
-        error.args = (f'{error}: {self!r}',)  # SQLite doesn't name the database.
-        return error
+    def close(self) -> None:
+        """Close the connection. The next call opens another; in memory, an empty one."""
+        with self._lock:
+            if self._connection:
+                self._connection.close()
+                self._connections.discard(self._connection)
+
+    __del__ = close  # From Python 3.11 on, it would stay open.
+
+    def _read(self, sql: str, *parameters: object) -> Rows:
+        return self._run(lambda c: _fetch(c.execute, sql, parameters), reads=True)
+
+    def _run(self, work: Work, reads: bool = False) -> Rows:
+        """Return work(connection). All that it changes is stored, or nothing."""
+        with _lock:
+            connection = self._connection
+            try:
+                if connection not in self._connections:
+                    connection = self._open()
+                if reads:
+                    return work(connection)
+                if connection.in_transaction:
+                    raise sqlite3.ProgrammingError('a change inside another is refused')
+                try:
+                    connection.execute('BEGIN IMMEDIATE')
+                    rows = work(connection)
+                    connection.commit()
+                    return rows
+                except BaseException:
+                    if connection in self._connections:
+                        connection.rollback()
+                    raise
+            except sqlite3.Error as error:
+                if str(error) == 'Cannot operate on a closed database.':
+                    SQLiteDatabase.close(self)  # A signal handler forked, or closed it.
+                    return self._run(work, reads)  # Nothing was stored.
+                error.args = (f'{error}: {self!r}',)
+                raise
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
+        self._connections.add(connection)  # Before it takes SQLite's locks.
+        self._connection = connection
+        try:
+            if _fetch(connection.execute, 'PRAGMA table_info(note)'):
+                _fetch(connection.execute, NEWEST)  # A wrong file stays as it is.
+            try:
+                _fetch(connection.execute, 'PRAGMA journal_mode = WAL')
+            except sqlite3.OperationalError:
+                pass  # Another process has the lock. The next open sets it.
+            connection.execute('PRAGMA synchronous = FULL')  # The default may be less.
+            connection.execute(CREATE)
+        except BaseException:
+            SQLiteDatabase.close(self)
+            raise
+        return connection
 
 
 class TestDatabase(SQLiteDatabase):
-    """Notes in memory, private to this connection."""
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
+    """Notes in memory. A forked child has a copy of them."""
 
 
 class FileDatabase(SQLiteDatabase):
     """Notes in a file, made for its owner alone. Raise OSError if it can't be made."""
 
-    variable: str  # The environment variable that names the data home.
-    default: str  # The data home if the variable has no absolute path.
+    _connections = _on_files
+    variable = default = ''  # What names the data home, and what it is otherwise.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
@@ -121,98 +130,70 @@ class FileDatabase(SQLiteDatabase):
                 raise OSError(f'no home folder: set {self.variable} to a full path')
             path = os.path.join(home, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
-        super().__init__()
+        super().__init__(self.path)
 
-    def _open(self) -> None:
-        with _making:  # When touch closes the file, this process loses its locks on it.
-            if not os.path.exists(self.path):
-                from pathlib import Path  # Here, since only a first start needs it.
-                for folder in reversed(Path(self.path).parents):
-                    folder.mkdir(mode=0o700, exist_ok=True)
-                Path(self.path).touch(mode=0o600)
-        super()._open()
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.path!r})'
+    def _open(self) -> sqlite3.Connection:
+        if not os.path.exists(self.path):
+            _make_folder(os.path.dirname(self.path))
+            os.close(os.open(self.path, os.O_CREAT, 0o600))
+        return super()._open()
 
 
 class PosixDatabase(FileDatabase):
     """Production's notes where the XDG Base Directory Specification puts them."""
-
     variable, default = 'XDG_DATA_HOME', '~/.local/share'
 
 
 class Win32Database(FileDatabase):
     """Production's notes in the user's local application data on Windows."""
-
     variable, default = 'LOCALAPPDATA', '~/AppData/Local'
 
 
-_databases: WeakSet[SQLiteDatabase] = WeakSet()
-_making = _thread.allocate_lock()
-_pipe: list[int] = []
+def _fetch(execute: Callable[..., sqlite3.Cursor], sql: str, args: object = ()) -> Rows:
+    # In one step, of C, so that no signal handler can fork while a cursor is open.
+    return list(*map(execute, [sql], [args]))
 
 
-def _prepare() -> None:
-    one_thread = len(sys._current_frames()) == 1  # Beside others, a close might hang.
-    _pipe[:] = os.pipe() if one_thread else ()
+def _make_folder(path: str) -> None:
+    parent = os.path.dirname(path)
+    if parent != path:
+        _make_folder(parent)  # Else makedirs would make it, for everybody to read.
+    os.makedirs(path, mode=0o700, exist_ok=True)
 
 
-def _wait() -> None:
-    if _pipe:  # Keep all locks until the child has closed what it inherits.
-        os.close(_pipe.pop())
-        os.read(_pipe[0], 1)
-        os.close(_pipe.pop())
+def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
+    with _lock:
+        while connections:  # A signal handler may have opened another.
+            for connection in [*connections]:
+                connection.close()
+                connections.discard(connection)
 
 
-def _reopen() -> None:
-    # A child inherits SQLite's record of its locks, but not the locks. Connections to a
-    # file share that record, so all must be closed before one is opened. SQLite advises
-    # against a close (https://sqlite.org/howtocorrupt.html, 2.6). But the lock of the
-    # parent, which waits, protects the WAL; and a connection left open loses notes.
-    global _making
-    _making = _thread.allocate_lock()
-    inherited = []
-    for db in _databases if _pipe else ():
-        try:
-            if not db.in_transaction:  # A rollback would damage the parent's.
-                db.close()
-                inherited.append((db, vars(db).copy()))
-        except sqlite3.Error:
-            pass  # It's closed already, or belongs to another thread.
-    _databases.clear()
-    while _pipe:
-        os.close(_pipe.pop())
-    for db, attributes in inherited:
-        try:
-            db._open()
-        except (OSError, sqlite3.Error):  # As it is, its next use crashes CPython 3.10.
-            sqlite3.Connection.__init__(db, ':memory:')
-            db.close()
-        vars(db).update(attributes | vars(db))  # From 3.11 on, __init__ clears them.
-
-
+atexit.register(_close_all)
+atexit.register(_close_all, _in_memory)
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    os.register_at_fork(before=_prepare, after_in_parent=_wait, after_in_child=_reopen)
+    for _ in range(3):  # An interrupt ends a hook, and Python forks all the same.
+        os.register_at_fork(before=_close_all)
+        os.register_at_fork(
+            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
+        )
 
 # While multiprocessing starts a worker, the main file is __mp_main__, and __main__ is
 # multiprocessing's own. At other times __mp_main__ may be stale: ask __main__ first.
 if not hasattr(__main__, 'TESTING'):
     __main__ = sys.modules.get('__mp_main__', __main__)
+_must = f'{getattr(__main__, "__file__", "__main__")} must set TESTING to True or False'
+if hasattr(__main__, 'TESTING'):
+    _must += f', not {__main__.TESTING!r},'
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The str 'False' is true.
-    raise RuntimeError(
-        f'{getattr(__main__, "__file__", "__main__")} must set TESTING to True or False'
-        + (f', not {__main__.TESTING!r},' if hasattr(__main__, 'TESTING') else '')
-        + ' before it imports db_connection'
-    )
+    raise RuntimeError(f'{_must} before it imports db_connection')
 
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
 else:
     RealDatabase = PosixDatabase
 
-Database: type[TestDatabase] | type[FileDatabase]
 if __main__.TESTING:
-    Database = TestDatabase
+    Database: type[SQLiteDatabase] = TestDatabase
 else:
     Database = RealDatabase

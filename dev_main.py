@@ -1,14 +1,8 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
-# ruff: noqa: E402, RUF100 - db_connection reads TESTING, so it is imported below.
+# db_connection reads TESTING. It's imported first, so that a fork takes its lock last.
 TESTING = True
-
-import atexit
-
 import db_connection
-import utils
-
 db = db_connection.Database()
-atexit.register(db.close)  # At exit, because python -i uses db after the program.
-
+import utils
 if __name__ == '__main__':
     utils.main(db)
