@@ -22,8 +22,7 @@ _on_files: set[sqlite3.Connection] = set()
 
 
 class SQLiteDatabase:
-    """Notes in SQLite, also for threads and forked children. Its errors show its repr."""
-
+    """Notes in SQLite. Threads and forked children may share it. Its errors name it."""
     path = ':memory:'
     _lock, _connections = _lock, _in_memory  # Of the class: __del__ may run last.
     _connection: sqlite3.Connection | None = None
@@ -60,7 +59,7 @@ class SQLiteDatabase:
                 self._connection.close()
                 self._connections.discard(self._connection)
 
-    __del__ = close  # From Python 3.11 on, it would stay open.
+    __del__ = close  # Else only a garbage collection closes it (from Python 3.11 on).
 
     def _read(self, sql: str, *parameters: object) -> Rows:
         return self._run(lambda c: _fetch(c.execute, sql, parameters), reads=True)
@@ -94,7 +93,7 @@ class SQLiteDatabase:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-        self._connections.add(connection)  # Before it takes SQLite's locks.
+        self._connections.add(connection)  # So that a fork closes it.
         self._connection = connection
         try:
             if _fetch(connection.execute, 'PRAGMA table_info(note)'):
@@ -117,7 +116,6 @@ class TestDatabase(SQLiteDatabase):
 
 class FileDatabase(SQLiteDatabase):
     """Notes in a file, made for its owner alone. Raise OSError if it can't be made."""
-
     _connections = _on_files
     variable = default = ''  # What names the data home, and what it is otherwise.
 
@@ -162,6 +160,7 @@ def _make_folder(path: str) -> None:
 
 
 def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
+    """SQLite asks for it before a fork: https://sqlite.org/howtocorrupt.html, 2.6."""
     with _lock:
         while connections:  # A signal handler may have opened another.
             for connection in [*connections]:
