@@ -161,8 +161,8 @@ def _make_folder(path: str) -> None:
 
 def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
     """SQLite asks for it before a fork: https://sqlite.org/howtocorrupt.html, 2.6."""
-    with _lock:
-        while connections:  # A signal handler may have opened another.
+    while connections:  # Last of all, since a signal handler may have opened another.
+        with _lock:
             for connection in [*connections]:
                 connection.close()
                 connections.discard(connection)
