@@ -55,7 +55,7 @@ class SQLiteDatabase:
     def close(self) -> None:
         """Close the connection. The next call opens another; in memory, an empty one."""
         with self._lock:
-            if self._connection:
+            if self._connection in self._connections:
                 self._connection.close()
                 self._connections.discard(self._connection)
 
