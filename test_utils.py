@@ -17,7 +17,6 @@ import sys
 import tempfile
 import threading
 import types
-import weakref
 from contextlib import closing
 from pathlib import Path
 from unittest import TestCase, main, mock, skipUnless
@@ -336,19 +335,17 @@ class DatabaseTests:
         message = f'no such table: note: {db!r}'
         self.assert_fails(sqlite3.OperationalError, message, list, db)
 
-    def test_a_closed_database_opens_again_and_a_dropped_one_is_gone(self):
-        db, connection = self.open_and_show()
+    def test_a_closed_database_opens_again_and_a_dropped_one_is_closed(self):
+        made = self.connections()
+        db = self.database_class()
         db.close()
-        self.assert_closed(connection)
+        self.assert_closed(made[0])
         db.close()
         db.add('a note')
         self.assertEqual(['a note'], list(db))
-        db = self.database_class()
-        db.close()
-        dropped = weakref.ref(db)
         del db
         gc.collect()
-        self.assertIsNone(dropped())
+        self.assert_closed(made[1])
 
     def test_its_pickle_and_its_repr_open_it_again(self):
         db = self.open()
