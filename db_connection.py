@@ -1,4 +1,4 @@
-"""The databases, and the choice of one, made once: as this module is imported."""
+"""The databases. When this module is imported, it chooses one of them."""
 
 import atexit
 import os
@@ -12,7 +12,7 @@ from utils import to_str
 
 CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)'
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-NEWEST = 'SELECT max(id), text FROM note'
+NEWEST = 'SELECT max(id), text FROM note'  # It fails if a column is missing.
 PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 400'
 Rows = list[tuple[int, str]]
 Work = Callable[[sqlite3.Connection], Rows]
@@ -22,23 +22,23 @@ _on_files: set[sqlite3.Connection] = set()
 
 
 class SQLiteDatabase:
-    """Notes in SQLite. Threads and forked children may share it. Its errors name it."""
+    """Notes in SQLite. Threads and forks may share it. SQLite's errors name it."""
     path = ':memory:'
-    _lock, _connections = _lock, _in_memory  # Of the class: __del__ may run last.
+    _arguments: tuple[str, ...] = ()
+    _lock, _connections = _lock, _in_memory  # At exit, __del__ may find no globals.
     _connection: sqlite3.Connection | None = None
 
-    def __init__(self, *arguments: str) -> None:
-        self._arguments = arguments
-        self._run(lambda connection: [], reads=True)
+    def __init__(self) -> None:
+        self._run(lambda connection: [], reads=True)  # This opens it.
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}({", ".join(map(repr, self._arguments))})'
 
     def __reduce__(self) -> tuple[type['SQLiteDatabase'], tuple[str, ...]]:
-        return type(self), self._arguments  # Its pickle opens it again, like its repr.
+        return type(self), self._arguments  # A pickle opens it again, like the repr.
 
     def add(self, *texts: str | bytes) -> None:
-        """Store all texts or none, on disk on return. Raise what to_str and SQLite do."""
+        """Store all texts, on disk, or none. Raise what to_str and SQLite raise."""
         checked = [to_str(text) for text in texts]
         if checked:
             self._run(lambda c: _fetch(c.executemany, INSERT, zip(checked)))
@@ -53,19 +53,19 @@ class SQLiteDatabase:
                 yield text
 
     def close(self) -> None:
-        """Close the connection. The next call opens another; in memory, an empty one."""
+        """Close it. The next call opens another: in memory, an empty one."""
         with self._lock:
             if self._connection in self._connections:
                 self._connection.close()
                 self._connections.discard(self._connection)
 
-    __del__ = close  # Else only a garbage collection closes it (from Python 3.11 on).
+    __del__ = close  # Else _connections would keep a dropped one open.
 
     def _read(self, sql: str, *parameters: object) -> Rows:
         return self._run(lambda c: _fetch(c.execute, sql, parameters), reads=True)
 
     def _run(self, work: Work, reads: bool = False) -> Rows:
-        """Return work(connection). All that it changes is stored, or nothing."""
+        """Return work(connection). Unless it only reads, store all changes or none."""
         with _lock:
             connection = self._connection
             try:
@@ -87,7 +87,7 @@ class SQLiteDatabase:
             except sqlite3.Error as error:
                 if str(error) == 'Cannot operate on a closed database.':
                     SQLiteDatabase.close(self)  # A signal handler forked, or closed it.
-                    return self._run(work, reads)  # Nothing was stored.
+                    return self._run(work, reads)  # It wasn't committed: do it again.
                 error.args = (f'{error}: {self!r}',)
                 raise
 
@@ -97,7 +97,7 @@ class SQLiteDatabase:
         self._connection = connection
         try:
             if _fetch(connection.execute, 'PRAGMA table_info(note)'):
-                _fetch(connection.execute, NEWEST)  # A wrong file stays as it is.
+                _fetch(connection.execute, NEWEST)  # Refuse a wrong file unchanged.
             try:
                 _fetch(connection.execute, 'PRAGMA journal_mode = WAL')
             except sqlite3.OperationalError:
@@ -117,7 +117,7 @@ class TestDatabase(SQLiteDatabase):
 class FileDatabase(SQLiteDatabase):
     """Notes in a file, made for its owner alone. Raise OSError if it can't be made."""
     _connections = _on_files
-    variable = default = ''  # What names the data home, and what it is otherwise.
+    variable = default = ''  # The variable that names the data home, and its default.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         if path is None:
@@ -128,7 +128,8 @@ class FileDatabase(SQLiteDatabase):
                 raise OSError(f'no home folder: set {self.variable} to a full path')
             path = os.path.join(home, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
-        super().__init__(self.path)
+        self._arguments = (self.path,)
+        super().__init__()
 
     def _open(self) -> sqlite3.Connection:
         if not os.path.exists(self.path):
@@ -148,20 +149,20 @@ class Win32Database(FileDatabase):
 
 
 def _fetch(execute: Callable[..., sqlite3.Cursor], sql: str, args: object = ()) -> Rows:
-    # In one step, of C, so that no signal handler can fork while a cursor is open.
+    # A single call of C: no signal handler can run, and fork, while a cursor is open.
     return list(*map(execute, [sql], [args]))
 
 
 def _make_folder(path: str) -> None:
     parent = os.path.dirname(path)
     if parent != path:
-        _make_folder(parent)  # Else makedirs would make it, for everybody to read.
+        _make_folder(parent)  # makedirs gives its mode to the last folder only.
     os.makedirs(path, mode=0o700, exist_ok=True)
 
 
 def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
-    """SQLite asks for it before a fork: https://sqlite.org/howtocorrupt.html, 2.6."""
-    while connections:  # Last of all, since a signal handler may have opened another.
+    """Close them, at exit or before a fork (sqlite.org/howtocorrupt.html, 2.6)."""
+    while connections:  # Again, if a signal handler has opened another meanwhile.
         with _lock:
             for connection in [*connections]:
                 connection.close()
@@ -171,12 +172,11 @@ def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
 atexit.register(_close_all)
 atexit.register(_close_all, _in_memory)
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    for _ in range(3):  # An interrupt ends a hook, and Python forks all the same.
-        os.register_at_fork(before=_close_all)
-        os.register_at_fork(
-            before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release
-        )
-
+    # Hooks of modules that are imported later run before these, and take their locks
+    # first. An interrupt ends a hook but not the fork, so there are three of each.
+    for _ in range(3):
+        os.register_at_fork(before=_close_all, after_in_parent=_lock.release)
+        os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release)
 # While multiprocessing starts a worker, the main file is __mp_main__, and __main__ is
 # multiprocessing's own. At other times __mp_main__ may be stale: ask __main__ first.
 if not hasattr(__main__, 'TESTING'):

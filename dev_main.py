@@ -1,5 +1,5 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
-# db_connection reads TESTING. It's imported first, so that a fork takes its lock last.
+# db_connection reads TESTING. Import it before other modules: see its fork hooks.
 TESTING = True
 import db_connection
 db = db_connection.Database()

@@ -1,5 +1,5 @@
 """Production: the notes are kept in the data folder of whoever runs it."""
-# db_connection reads TESTING. It's imported first, so that a fork takes its lock last.
+# db_connection reads TESTING. Import it before other modules: see its fork hooks.
 TESTING = False
 import db_connection
 db = db_connection.Database()

@@ -91,7 +91,8 @@ class ChoiceTestCase(TestCase):
                 self.assertIs(module.Database, getattr(module, name))
 
     def test_anything_but_true_and_false_is_refused(self):
-        must, when = 'must set TESTING to True or False', 'before it imports db_connection'
+        must = 'must set TESTING to True or False'
+        when = 'before it imports db_connection'
         for constants, message in (
             ({}, f'__main__ {must} {when}'),
             ({'__file__': 'a_main.py'}, f'a_main.py {must} {when}'),
@@ -117,7 +118,7 @@ class ChoiceTestCase(TestCase):
 
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-CPYTHON = skipUnless(sys.implementation.name == 'cpython', "PyPy has Python code there")
+CPYTHON = skipUnless(sys.implementation.name == 'cpython', "PyPy's sqlite3 is Python")
 POSIX = skipUnless(os.name == 'posix', 'Windows has no such thing')
 CONNECT = sqlite3.connect
 FORK_WARNING = 'ignore:This process:DeprecationWarning'  # Of a fork beside threads.
@@ -131,11 +132,14 @@ CREATE TRIGGER refuse BEFORE INSERT ON note
 WHEN new.text = 'bad' BEGIN SELECT raise(FAIL, 'refused'); END
 """
 OPENING = """
+import os, signal, sqlite3, sys, threading
+def before_fork(): pass
+if hasattr(os, 'fork'):  # What is registered first runs last. A child must not hang.
+    os.register_at_fork(
+        before=lambda: before_fork(), after_in_child=lambda: signal.alarm(10)
+    )
 import db_connection
 db = db_connection.Database()
-import os, signal, sqlite3, sys, threading
-if hasattr(os, 'fork'):  # A child that hangs is to end.
-    os.register_at_fork(after_in_child=lambda: signal.alarm(10))
 """
 
 
@@ -153,7 +157,9 @@ class FolderTestCase(TestCase):
         homes = 'HOME', 'USERPROFILE', 'XDG_DATA_HOME', 'LOCALAPPDATA'
         environ.update(dict.fromkeys(homes, self.folder), PYTHONUTF8='1', COLUMNS='80')
         environ['PYTHONPATH'] = HERE
-        self.patch(mock.patch.dict(os.environ, environ, clear=True))
+        patch = mock.patch.dict(os.environ, environ, clear=True)
+        patch.start()
+        self.addCleanup(patch.stop)
 
     def write(self, name, content):
         """Write a file in the folder, and return its path."""
@@ -167,8 +173,8 @@ class FolderTestCase(TestCase):
         pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'input': ''}
         options = {'cwd': HERE, 'encoding': 'utf-8', **pipes, **options}
         python = sys.executable, '-W', 'error', '-W', FORK_WARNING, '-X', 'dev'
-        ended = subprocess.run([*python, *arguments], check=False, timeout=30, **options)
-        return ended.stdout, ended.stderr, ended.returncode
+        run = subprocess.run([*python, *arguments], check=False, timeout=30, **options)
+        return run.stdout, run.stderr, run.returncode
 
     def assert_prints(self, lines, *arguments, **options):
         stdout, stderr, status = self.run_python(*arguments, **options)
@@ -190,7 +196,7 @@ class FolderTestCase(TestCase):
             return connection.execute('PRAGMA journal_mode').fetchall()[0][0]
 
     def connections(self, **options):
-        """List the connections that db_connection makes from now on, with these options."""
+        """List the connections that are made from now on, with these options."""
 
         def connect(path, **given):
             made.append(CONNECT(path, **{**given, **options}))
@@ -198,12 +204,10 @@ class FolderTestCase(TestCase):
 
         made = []
         self.addCleanup(lambda: [connection.close() for connection in made])
-        self.patch(mock.patch.object(sqlite3, 'connect', connect))
-        return made
-
-    def patch(self, patch):
+        patch = mock.patch.object(sqlite3, 'connect', connect)
         patch.start()
         self.addCleanup(patch.stop)
+        return made
 
     def assert_closed(self, connection):
         self.assertRaises(sqlite3.ProgrammingError, connection.execute, 'SELECT 1')
@@ -218,7 +222,8 @@ def at_each_moment(operation, handler):
     """Run operation again and again; yield what it returns or raises each time.
 
     Each time, handler is called at a later moment, as the handler of a signal might be:
-    when the first function that db_connection calls returns, then at the second one, ...
+    when the first function that db_connection calls returns, then at the second one,
+    and so on. The last run, which ends before that moment, isn't yielded.
     """
 
     def profile(frame, event, returned):
@@ -247,7 +252,7 @@ def at_each_moment(operation, handler):
 
 
 class DatabaseTests:
-    """What all databases have in common."""
+    """What all databases have in common: its subclasses run it."""
 
     def open(self, *arguments):
         db = self.database_class(*arguments)
@@ -295,13 +300,6 @@ class DatabaseTests:
             connection.executemany('INSERT INTO note VALUES (?, ?)', rows)
         self.assertEqual([str(note) for note in ids], list(db))
 
-    def test_a_listing_ends_with_what_was_there_when_it_began(self):
-        db = self.open()
-        db.add(*['old'] * 600)
-        for text in db:
-            self.assertEqual('old', text)
-            db.add('new')
-
     @skipUnless(tracemalloc, 'PyPy has no tracemalloc')
     def test_a_listing_takes_memory_for_a_page_only(self):
         db = self.open()
@@ -346,6 +344,17 @@ class DatabaseTests:
         del db
         gc.collect()
         self.assert_closed(made[1])
+
+    def test_a_query_of_ones_own_is_a_transaction(self):
+        def work(connection):
+            self.assertTrue(connection.in_transaction)
+            connection.execute(db_connection.INSERT, ['not kept'])
+            raise KeyError
+
+        db = self.open()
+        self.assertRaises(KeyError, db._run, work)
+        self.assertEqual([], list(db))
+        self.assertEqual([(1, 'a row')], db._run(lambda connection: [(1, 'a row')]))
 
     def test_its_pickle_and_its_repr_open_it_again(self):
         db = self.open()
@@ -407,7 +416,6 @@ class DatabaseTests:
         self.assertEqual(sorted(outer + added), sorted(db))
         refused = f'a change inside another is refused: {db!r}'
         self.assertEqual({refused, f'refused: {db!r}'}, set(messages))
-        self.assertEqual(len(lists) * 2, len(added + messages))
 
 
 class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
@@ -483,13 +491,6 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
         self.assertEqual(['elsewhere'], os.listdir(self.folder))
         self.assertTrue(os.path.isfile(path))
 
-    def test_all_that_open_it_see_the_same_notes(self):
-        db = self.open()
-        db.add('kept')
-        db.close()
-        for each in self.open(), *self.open_again(db), db:
-            self.assertEqual(['kept'], list(each))
-
     @POSIX
     def test_only_the_owner_reaches_what_it_makes(self):
         self.addCleanup(os.umask, os.umask(0))
@@ -523,7 +524,7 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
                 (healthy[:9000], 'database disk image is malformed'),
                 (healthy.replace(b'CREATE', b'DAMAGE'), 'malformed database schema'),
                 (healthy[:4096].ljust(len(healthy)), 'database disk image is malform'),
-                (self.content(mode, 'CREATE TABLE note (id, body)'), 'no such column: t'),
+                (self.content(mode, 'CREATE TABLE note (id)'), 'no such column: text'),
                 (self.content(mode, 'CREATE TABLE NOTE (text)'), 'no such column: id'),
             ):
                 with self.subTest(cause, mode=mode):
@@ -579,17 +580,6 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
         self.assertEqual([(0, 0, 0)], checkpoint)
         self.assertEqual(999, len(list(listing)))
 
-    def test_a_handler_that_closes_it_does_no_harm(self):
-        db = self.open()
-        notes = ['a note']
-        db.add(*notes)
-        for result in at_each_moment(lambda: list(db), db.close):
-            self.assertEqual(notes, result)
-        for result in at_each_moment(lambda: db.add('another'), db.close):
-            self.assertIsNone(result)
-            notes.append('another')
-            self.assertEqual(notes, list(db))
-
     @CPYTHON
     def test_a_handler_that_closes_it_and_exits_ends_the_call(self):
         def close_and_exit():
@@ -607,13 +597,15 @@ def fork():
     if os.fork():
         os.read(added, 1)
     else:
-        for each in dbs:
-            each.add('of a child')
+        add_to_all()
         os.write(adding, b'.')
         os.read(closed, 1)
-        for each in dbs:
-            each.add('of a child')
+        add_to_all()
         os._exit(0)
+
+def add_to_all():
+    for each in dbs:
+        each.add('of a child')
 
 def close():  # This deletes the WAL. What is open across a fork would go on writing it.
     for each in dbs:
@@ -626,6 +618,16 @@ added, adding = os.pipe()
 closed, closing = os.pipe()
 """
 FORKED = """
+def before_fork():  # Another thread can't open the file now.
+    thread.start()
+    thread.join(0.2)
+    print(thread.is_alive(), flush=True)
+
+def add_in_a_thread():
+    adder = threading.Thread(target=db.add, args=['of a thread of a child'])
+    adder.start()
+    adder.join()
+
 class Other(db_connection.RealDatabase):
     close = None  # A fork closes the database, whatever a subclass makes of close.
 
@@ -634,10 +636,13 @@ memory = db_connection.TestDatabase()
 memory.add('as it was')
 os.register_at_fork(after_in_child=lambda: memory.add('of a child'))
 os.register_at_fork(after_in_child=lambda: print(*memory, sep=', ', flush=True))
+thread = threading.Thread(target=db.add, args=['of a thread'])
+os.register_at_fork(after_in_child=add_in_a_thread)
 fork()
+thread.join()
 close()
 print(*memory)
-print(len(list(db)), *{*db})
+print(*sorted(db), sep=', ')
 """
 FORKED_BY_A_HANDLER = """
 from test_utils import at_each_moment
@@ -646,14 +651,13 @@ def reopen():
     db.close()
     db.add('of the parent')
 
-forks, results, files = 0, set(), set()
+forks = 0
 for operation in reopen, lambda: list(db):
     for result in at_each_moment(operation, fork):
         close()
         forks += 1
-        results.add(type(result).__name__)
-        files.add(len(os.listdir('/dev/fd')) if os.path.isdir('/dev/fd') else 0)
-print(sorted(results), len(files), list(db).count('of a child') == 2 * forks)
+        assert not isinstance(result, Exception), result
+print(forks > 20, list(db).count('of a child') == 2 * forks)
 """
 FORKED_IN_SPITE_OF_AN_INTERRUPT = """
 class Slow(str):
@@ -683,16 +687,17 @@ print(*sorted(db), sep=', ')
 
 @skipUnless(hasattr(os, 'fork'), 'Windows has no fork')
 class ForkTestCase(FolderTestCase):
-    """What is stored after a fork: all that was added, before and after, by whomever."""
+    """What is stored after a fork: all that was added, by the parent and the child."""
 
     def test_a_child_loses_nothing_and_has_a_copy_of_what_is_in_memory(self):
-        lines = ['as it was, of a child', 'as it was', '4 of a child']
+        notes = ['of a child'] * 4 + ['of a thread', 'of a thread of a child']
+        lines = ['True', 'as it was, of a child', 'as it was', ', '.join(notes)]
         self.assert_prints(lines, self.program(FORKING + FORKED))
 
     @CPYTHON
-    def test_nor_does_one_that_a_signal_handler_forks(self):
+    def test_a_child_that_a_signal_handler_forks_loses_nothing(self):
         program = self.program(FORKING + FORKED_BY_A_HANDLER)
-        self.assert_prints(["['NoneType', 'list'] 1 True"], program)
+        self.assert_prints(['True True'], program)
 
     def test_an_interrupt_of_a_fork_that_waits_does_no_harm(self):
         program = self.program(FORKING + FORKED_IN_SPITE_OF_AN_INTERRUPT)
@@ -786,9 +791,6 @@ class ProgramTestCase(FolderTestCase):
             utils.main(db or self.db)
         return self.stdout.getvalue()
 
-    def test_it_prints_the_database_and_its_notes(self):
-        self.assertEqual('TestDatabase()\nb\na\n', self.main('b', 'a'))
-
     def test_it_prints_each_note_as_it_is_read_and_ends_with_an_error(self):
         def notes():
             yield 'a note'
@@ -820,15 +822,9 @@ class MainsTestCase(FolderTestCase):
         self.assert_prints([self.real, 'keep this'], 'prod_main.py', 'keep this')
         self.assert_prints([self.real, 'keep this', 'b', 'a'], 'prod_main.py', 'b', 'a')
 
-    def test_they_run_from_anywhere_and_optimised(self):
-        for name, line in ('dev_main', 'TestDatabase()'), ('prod_main', self.real):
-            path = os.path.join(HERE, f'{name}.py')
-            for arguments in [path], ['-O', path], ['-m', name]:
-                with self.subTest(arguments):
-                    self.assert_prints([line], *arguments, cwd=self.folder)
-
     def test_they_differ_in_docstring_and_testing_alone(self):
-        dev, prod = (Path(HERE, f'{name}_main.py').read_text() for name in ('dev', 'prod'))
+        files = (Path(HERE, f'{name}_main.py') for name in ('dev', 'prod'))
+        dev, prod = (file.read_text(encoding='utf-8') for file in files)
         pairs = zip(dev.splitlines(), prod.splitlines(), strict=True)
         docstrings, testing = [pair for pair in pairs if len(set(pair)) == 2]
         self.assertEqual(docstrings, (dev.splitlines()[0], prod.splitlines()[0]))
@@ -837,8 +833,10 @@ class MainsTestCase(FolderTestCase):
     def test_help_explains_the_usage(self):
         stdout, stderr, status = self.run_python('dev_main.py', '--help')
         self.assertEqual(('', 0), (stderr, status))
-        usage = r'(?s)usage: dev_main.py \[-h\] \[NOTE ...\]\n\nStore .*  NOTE +its text\n'
-        self.assertRegex(stdout, usage)
+        usage, what, *_ = stdout.split('\n\n')
+        self.assertEqual('usage: dev_main.py [-h] [NOTE ...]', usage)
+        self.assertEqual('Store each NOTE, then show them all.', what)
+        self.assertRegex(stdout, r'  NOTE +its text\n')
 
     def test_a_usage_error_stores_nothing(self):
         invalid = b'caf\xe9' if os.name == 'posix' else 'caf\udce9'
@@ -881,15 +879,18 @@ class ReadmeTestCase(FolderTestCase):
         del os.environ['XDG_DATA_HOME'], os.environ['PYTHONPATH']
         os.environ['PYTHONUNBUFFERED'] = '1'
         text = Path(HERE, 'README.md').read_text(encoding='utf-8')
-        for command, shown in re.findall(r'(?m)^\$ python (.*)\n((?:[^$`].*\n)*)', text):
+        commands = re.findall(r'(?m)^\$ python (.*)\n((?:[^$`].*\n)*)', text)
+        for command, shown in commands:
             if command == '-m unittest' or not tracemalloc and 'tracemalloc' in command:
                 continue
             with self.subTest(command):
-                typed = ''.join(re.findall(f'{PROMPT}(.*\n)', shown))  # Behind a prompt.
-                options = {'input': typed, 'stderr': subprocess.STDOUT}
+                typed = re.findall(f'{PROMPT}(.*\n)', shown)
+                options = {'input': ''.join(typed), 'stderr': subprocess.STDOUT}
                 printed, _, _ = self.run_python(*shlex.split(command), **options)
-                printed = printed.replace(HERE, '/home/you/production')
-                printed = re.sub(PROMPT, '', printed.replace(self.folder, '/home/you'))
+                for path, name in (HERE, '/home/you/it'), (self.folder, '/home/you'):
+                    printed = printed.replace(repr(path)[1:-1], name)
+                    printed = printed.replace(path, name)
+                printed = re.sub(PROMPT, '', printed).replace('"', "'")
                 pattern = re.escape(re.sub(f'{PROMPT}.*\n', '', shown))
                 self.assertRegex(printed, f'(?s)^{pattern}$'.replace('…', '.*'))
 

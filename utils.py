@@ -5,8 +5,8 @@ import itertools
 import os
 import sys
 
-TYPE_CHECKING = False  # A type checker takes it for True.
-if TYPE_CHECKING:  # When the program runs, it's db_connection that imports this module.
+TYPE_CHECKING = False  # True for a type checker. Importing typing would slow a start.
+if TYPE_CHECKING:  # When the program runs, this import would be circular.
     from db_connection import SQLiteDatabase
 
 
@@ -21,12 +21,12 @@ def to_str(data: str | bytes) -> str:
 
 
 def utf8(argument: str) -> str:
-    """Decode an argument's bytes (PEP 383). Its name is a word of argparse's error."""
+    """Decode an argument's bytes (PEP 383). argparse's error contains this name."""
     return to_str(os.fsencode(argument))
 
 
 def main(db: 'SQLiteDatabase') -> None:
-    """Store the arguments in db, then print db and its notes. Raise SystemExit(2)."""
+    """Store the arguments in db, then print db and its notes. Raise SystemExit."""
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=utf8, help='its text')
     db.add(*parser.parse_args().notes)
@@ -35,7 +35,7 @@ def main(db: 'SQLiteDatabase') -> None:
     for line in itertools.chain([repr(db)], db):
         try:
             print(line, flush=True)
-        except BrokenPipeError:  # Nobody reads on, which is no error.
-            # The interpreter flushes once more (Python's signal module, "Note on SIGPIPE").
+        except BrokenPipeError:  # Of print alone: its reader has stopped. No error.
+            # Python flushes once more (see its signal module, "Note on SIGPIPE").
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return
