@@ -56,8 +56,10 @@ class SQLiteDatabase:
         """Close it. The next call opens another: in memory, an empty one."""
         with self._lock:
             if self._connection in self._connections:
-                self._connection.close()
-                self._connections.discard(self._connection)
+                try:
+                    self._connection.close()
+                finally:  # An interrupt may have come.
+                    self._connections.discard(self._connection)
 
     __del__ = close  # Else _connections would keep a dropped one open.
 
@@ -81,13 +83,10 @@ class SQLiteDatabase:
                     connection.commit()
                     return rows
                 except BaseException:
-                    if connection in self._connections:
+                    if connection in self._connections:  # A signal handler may close it.
                         connection.rollback()
                     raise
             except sqlite3.Error as error:
-                if str(error) == 'Cannot operate on a closed database.':
-                    SQLiteDatabase.close(self)  # A signal handler forked, or closed it.
-                    return self._run(work, reads)  # It wasn't committed: do it again.
                 error.args = (f'{error}: {self!r}',)
                 raise
 
