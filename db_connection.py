@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import __main__
 from utils import to_str
 
+COLUMNS = 'PRAGMA table_info(note)'
 CREATE = 'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)'
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 NEWEST = 'SELECT max(id), text FROM note'  # It fails if a column is missing.
@@ -44,7 +45,7 @@ class SQLiteDatabase:
             self._run(lambda c: _fetch(c.executemany, INSERT, zip(checked)))
 
     def __iter__(self) -> Iterator[str]:
-        """Yield the notes up to the one that is newest at the start, oldest first."""
+        """Yield the notes, oldest first, up to the one that is newest at the start."""
         ((newest, _),) = self._read(NEWEST)
         before, last = None, float('-inf')
         while before != last:  # Until a page is empty.
@@ -83,7 +84,7 @@ class SQLiteDatabase:
                     connection.commit()
                     return rows
                 except BaseException:
-                    if connection in self._connections:  # A signal handler may close it.
+                    if connection in self._connections:  # A handler may have closed it.
                         connection.rollback()
                     raise
             except sqlite3.Error as error:
@@ -92,15 +93,15 @@ class SQLiteDatabase:
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30, check_same_thread=False)
-        self._connections.add(connection)  # So that a fork closes it.
+        self._connections.add(connection)  # So that _close_all closes it.
         self._connection = connection
         try:
-            if _fetch(connection.execute, 'PRAGMA table_info(note)'):
+            if _fetch(connection.execute, COLUMNS):
                 _fetch(connection.execute, NEWEST)  # Refuse a wrong file unchanged.
             try:
                 _fetch(connection.execute, 'PRAGMA journal_mode = WAL')
             except sqlite3.OperationalError:
-                pass  # Another process has the lock. The next open sets it.
+                pass  # Another process has the lock. The next open sets WAL.
             connection.execute('PRAGMA synchronous = FULL')  # The default may be less.
             connection.execute(CREATE)
         except BaseException:
@@ -114,7 +115,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file, made for its owner alone. Raise OSError if it can't be made."""
+    """Notes in a file for its owner alone. It raises OSError if it can't be made."""
     _connections = _on_files
     variable = default = ''  # The variable that names the data home, and its default.
 
@@ -148,7 +149,7 @@ class Win32Database(FileDatabase):
 
 
 def _fetch(execute: Callable[..., sqlite3.Cursor], sql: str, args: object = ()) -> Rows:
-    # A single call of C: no signal handler can run, and fork, while a cursor is open.
+    # list(execute(sql, args)), but no signal handler runs while its cursor is open.
     return list(*map(execute, [sql], [args]))
 
 
@@ -171,8 +172,8 @@ def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
 atexit.register(_close_all)
 atexit.register(_close_all, _in_memory)
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    # Hooks of modules that are imported later run before these, and take their locks
-    # first. An interrupt ends a hook but not the fork, so there are three of each.
+    # Before a fork, the hooks of modules that were imported later run first, and take
+    # their locks. An interrupt skips a hook but not the fork: so each is there thrice.
     for _ in range(3):
         os.register_at_fork(before=_close_all, after_in_parent=_lock.release)
         os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release)
@@ -183,7 +184,7 @@ if not hasattr(__main__, 'TESTING'):
 _must = f'{getattr(__main__, "__file__", "__main__")} must set TESTING to True or False'
 if hasattr(__main__, 'TESTING'):
     _must += f', not {__main__.TESTING!r},'
-if type(getattr(__main__, 'TESTING', None)) is not bool:  # The str 'False' is true.
+if type(getattr(__main__, 'TESTING', None)) is not bool:  # bool('False') is True.
     raise RuntimeError(f'{_must} before it imports db_connection')
 
 if sys.platform.startswith('win32'):

@@ -26,7 +26,7 @@ def utf8(argument: str) -> str:
 
 
 def main(db: 'SQLiteDatabase') -> None:
-    """Store the arguments in db, then print db and its notes. Raise SystemExit."""
+    """Store the arguments, then print db and its notes. SystemExit: -h or an error."""
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=utf8, help='its text')
     db.add(*parser.parse_args().notes)
