@@ -39,7 +39,7 @@ class SQLiteDatabase:
         return type(self), self._arguments  # A pickle opens it again, like the repr.
 
     def add(self, *texts: str | bytes) -> None:
-        """Store all texts, on disk, or none. Raise what to_str and SQLite raise."""
+        """Store all texts or none, in a file on disk. Raise as to_str and SQLite do."""
         checked = [to_str(text) for text in texts]
         if checked:
             self._run(lambda c: _fetch(c.executemany, INSERT, zip(checked)))
@@ -101,7 +101,7 @@ class SQLiteDatabase:
             try:
                 _fetch(connection.execute, 'PRAGMA journal_mode = WAL')
             except sqlite3.OperationalError:
-                pass  # Another process has the lock. The next open sets WAL.
+                pass  # Another process may have the lock. The next open tries again.
             connection.execute('PRAGMA synchronous = FULL')  # The default may be less.
             connection.execute(CREATE)
         except BaseException:
@@ -115,7 +115,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file for its owner alone. It raises OSError if it can't be made."""
+    """Notes in a file. A new one is its owner's alone; OSError if it can't be made."""
     _connections = _on_files
     variable = default = ''  # The variable that names the data home, and its default.
 
@@ -172,8 +172,8 @@ def _close_all(connections: set[sqlite3.Connection] = _on_files) -> None:
 atexit.register(_close_all)
 atexit.register(_close_all, _in_memory)
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    # Before a fork, the hooks of modules that were imported later run first, and take
-    # their locks. An interrupt skips a hook but not the fork: so each is there thrice.
+    # Before a fork, hooks of later imports run first: they may wait for threads that
+    # use db, so these must be last. An interrupt skips a hook: so each is there thrice.
     for _ in range(3):
         os.register_at_fork(before=_close_all, after_in_parent=_lock.release)
         os.register_at_fork(before=_lock.acquire, after_in_child=_lock.release)
