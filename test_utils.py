@@ -194,7 +194,6 @@ class FolderTestCase(TestCase):
 
     def connections(self, **options):
         """List the connections that are made from now on, with these options."""
-
         def connect(path, **given):
             made.append(CONNECT(path, **{**given, **options}))
             return made[-1]
@@ -395,7 +394,7 @@ class DatabaseTests:
 
     def test_a_call_inside_an_add_does_not_touch_it(self):
         def call_inside():
-            lists.append(list(db))
+            list(db)
             for text in 'bad', 'inside':
                 try:
                     db.add(text)
@@ -406,7 +405,7 @@ class DatabaseTests:
 
         db, connection = self.open_and_show()
         connection.execute(REFUSE_BAD)
-        lists, messages, added, outer = [], [], [], ['a', 'b']
+        messages, added, outer = [], [], ['a', 'b']
         for result in at_each_moment(lambda: db.add('a', 'b'), call_inside):
             self.assertIsNone(result)
             outer += 'a', 'b'
@@ -417,7 +416,6 @@ class DatabaseTests:
 
 class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
     """Development's database: in memory, and nowhere else."""
-
     database_class = db_connection.TestDatabase
 
     def test_it_is_private_and_has_no_file(self):
@@ -434,7 +432,6 @@ class TestDatabaseTestCase(DatabaseTests, FolderTestCase):
 
 class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
     """Production's database: the place, the file, and other processes."""
-
     database_class = db_connection.RealDatabase
 
     def content(self, mode, create=db_connection.CREATE):
@@ -887,13 +884,12 @@ class ReadmeTestCase(FolderTestCase):
             with self.subTest(command):
                 typed = re.findall(f'{PROMPT}(.*\n)', shown)
                 options = {'input': ''.join(typed), 'stderr': subprocess.STDOUT}
-                printed, _, _ = self.run_python(*shlex.split(command), **options)
-                for path, name in (HERE, '/home/you/it'), (self.folder, '/home/you'):
-                    printed = printed.replace(repr(path)[1:-1], name)
-                    printed = printed.replace(path, name)
-                printed = re.sub(PROMPT, '', printed).replace('"', "'")
+                output, _, _ = self.run_python(*shlex.split(command), **options)
+                for path, name in (HERE, '/home/you/code'), (self.folder, '/home/you'):
+                    output = output.replace(repr(path)[1:-1], name).replace(path, name)
+                output = re.sub(PROMPT, '', output).replace('"', "'")
                 pattern = re.escape(re.sub(f'{PROMPT}.*\n', '', shown))
-                self.assertRegex(printed, f'(?s)^{pattern}$'.replace('…', '.*'))
+                self.assertRegex(output, f'(?s)^{pattern}$'.replace('…', '.*'))
 
 
 if __name__ == '__main__':
