@@ -508,6 +508,7 @@ class FileDatabaseTestCase(DatabaseTests, FolderTestCase):
     def test_a_wrong_file_is_refused_and_left_as_it_is(self):
         with closing(self.open()) as db:
             db.add('kept')
+        db.close = self.fail  # A refused file is closed without a subclass's own close.
         right, made = Path(self.path).read_bytes(), self.connections()
         for mode in 'DELETE', 'WAL':
             healthy = self.content(mode)
