@@ -1,5 +1,5 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
-# db_connection reads TESTING. Import it first: before a fork, its hooks must run last.
+# db_connection reads TESTING when it is imported, so TESTING stands above it.
 TESTING = True
 import db_connection
 db = db_connection.Database()

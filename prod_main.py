@@ -1,5 +1,5 @@
 """Production: the notes are kept in the data folder of whoever runs it."""
-# db_connection reads TESTING. Import it first: before a fork, its hooks must run last.
+# db_connection reads TESTING when it is imported, so TESTING stands above it.
 TESTING = False
 import db_connection
 db = db_connection.Database()

@@ -1,12 +1,11 @@
 """to_str, and the program that both main files run."""
 
 import argparse
-import itertools
 import os
 import sys
 
-TYPE_CHECKING = False  # True for a type checker. Importing typing would slow a start.
-if TYPE_CHECKING:  # When the program runs, this import would be circular.
+TYPE_CHECKING = False  # For a type checker, it's True.
+if TYPE_CHECKING:
     from db_connection import SQLiteDatabase
 
 
@@ -20,7 +19,7 @@ def to_str(data: str | bytes) -> str:
         raise TypeError(f'Must supply str or bytes, found: {data!r}')
 
 
-def utf8(argument: str) -> str:
+def note(argument: str) -> str:
     """Decode an argument's bytes (PEP 383). argparse's error contains this name."""
     return to_str(os.fsencode(argument))
 
@@ -28,14 +27,15 @@ def utf8(argument: str) -> str:
 def main(db: 'SQLiteDatabase') -> None:
     """Store the arguments, then print db and its notes. SystemExit: -h or an error."""
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
-    parser.add_argument('notes', metavar='NOTE', nargs='*', type=utf8, help='its text')
+    parser.add_argument('notes', metavar='NOTE', nargs='*', type=note, help='its text')
     db.add(*parser.parse_args().notes)
     if hasattr(sys.stdout, 'reconfigure'):  # It's None in pythonw, a StringIO in tests.
         sys.stdout.reconfigure(errors='backslashreplace')
-    for line in itertools.chain([repr(db)], db):
-        try:
-            print(line, flush=True)
-        except BrokenPipeError:  # Of print alone: its reader has stopped. No error.
-            # Python flushes once more (see its signal module, "Note on SIGPIPE").
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return
+    try:
+        print(repr(db))
+        for text in db:
+            print(text)
+        print(end='', flush=True)
+    except BrokenPipeError:  # Whoever reads the output has stopped. That's no error.
+        # Python flushes once more (see its signal module, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
