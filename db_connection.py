@@ -6,10 +6,14 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import __main__
-from utils import to_str
+from utils import TYPE_CHECKING, to_str
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+    T = TypeVar('T')
 
 OPENING = """
     CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
@@ -22,8 +26,6 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 NEWEST = 'SELECT max(id) FROM note'
 PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 200'
 TIMEOUT = 30  # Seconds that a call waits while other programs lock the database.
-Row = tuple[int, str]
-Work = Callable[[sqlite3.Connection], Iterable[Row]]
 
 _connections: dict[str, sqlite3.Connection] = {}  # Those that are open, by path.
 _lock = threading.RLock()  # Held while a connection is used, and during a fork.
@@ -52,24 +54,26 @@ class SQLiteDatabase:
             if self.path in _connections:
                 _connections.pop(self.path).close()
 
-    def _read(self, sql: str, *parameters: object) -> list[Row]:
-        # A plain BEGIN doesn't wait for a writer.
-        return self._run(lambda connection: connection.execute(sql, parameters), 'BEGIN')
+    def _read(self, sql: str, *parameters: object) -> list[tuple[int, str]]:
+        """Return the rows of a SELECT. A writer in another program doesn't delay it."""
+        return self._run(lambda c: c.execute(sql, parameters).fetchall(), 'BEGIN')
 
-    def _run(self, work: Work, begin: str = 'BEGIN IMMEDIATE') -> list[Row]:
-        """Run work(connection) in a transaction, and return the rows that it returns.
+    def _run(
+        self, work: 'Callable[[sqlite3.Connection], T]', begin: str = 'BEGIN IMMEDIATE'
+    ) -> 'T':
+        """Return work(connection), run in a transaction. If it raises, store nothing.
 
-        If work raises, nothing is stored. Before it begins, this waits up to TIMEOUT
-        seconds for other programs that write. An sqlite3.Error names the database.
+        Before work begins, wait up to TIMEOUT seconds while other programs write.
+        Raise OSError if the file can't be made, or an sqlite3.Error that names it.
         """
         deadline = time.monotonic() + TIMEOUT
         while True:
             try:
                 with _lock, self._connect() as connection:
                     connection.execute(begin)
-                    rows = list(work(connection))
-                    connection.commit()  # Here: PyPy's with doesn't undo one that fails.
-                    return rows
+                    result = work(connection)
+                    connection.commit()  # If this fails, PyPy's own with won't roll back.
+                    return result
             except sqlite3.Error as error:
                 if str(error) != 'database is locked' or time.monotonic() > deadline:
                     error.args = (f'{error}: {self!r}',)
