@@ -15,20 +15,19 @@ if TYPE_CHECKING:
     from typing import TypeVar
     T = TypeVar('T')
 
-OPENING = """
+OPENING = """  -- In this order, a wrong file is refused before it changes.
     CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-    SELECT id, text FROM note LIMIT 1;  -- This refuses another program's table.
-    PRAGMA journal_mode = WAL;          -- Readers and a writer don't wait for each other.
-    PRAGMA synchronous = FULL;          -- What is committed is on disk.
-    PRAGMA fullfsync = ON;              -- On macOS, too.
+    SELECT id, text FROM note LIMIT 1;  -- Another program's table may lack a column.
+    PRAGMA journal_mode = WAL;  -- Readers and a writer don't wait for each other.
+    PRAGMA synchronous = FULL;  -- What is committed is on disk,
+    PRAGMA fullfsync = ON;  -- on macOS, too.
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-NEWEST = 'SELECT max(id) FROM note'
 PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 200'
 TIMEOUT = 30  # Seconds that a call waits while other programs lock the database.
 
 _connections: dict[str, sqlite3.Connection] = {}  # Those that are open, by path.
-_lock = threading.RLock()  # Held while a connection is used, and during a fork.
+_lock = threading.RLock()  # Re-entrant: a signal handler's call fails, and won't hang.
 
 
 class SQLiteDatabase:
@@ -43,7 +42,8 @@ class SQLiteDatabase:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the notes, oldest first, up to the one that is newest at the start."""
-        newest, last = self._read(NEWEST)[0][0], 0
+        newest = self._read('SELECT max(id) FROM note')[0][0]  # None if there is none.
+        last = 0
         while page := self._read(PAGE, last, newest):
             for last, text in page:
                 yield text
@@ -63,8 +63,7 @@ class SQLiteDatabase:
     ) -> 'T':
         """Return work(connection), run in a transaction. If it raises, store nothing.
 
-        Before work begins, wait up to TIMEOUT seconds while other programs write.
-        Raise OSError if the file can't be made, or an sqlite3.Error that names it.
+        Wait up to TIMEOUT seconds for other writers. An sqlite3.Error names the database.
         """
         deadline = time.monotonic() + TIMEOUT
         while True:
@@ -72,7 +71,7 @@ class SQLiteDatabase:
                 with _lock, self._connect() as connection:
                     connection.execute(begin)
                     result = work(connection)
-                    connection.commit()  # If this fails, PyPy's own with won't roll back.
+                    connection.commit()  # Not left to with: PyPy's wouldn't undo a failed one.
                     return result
             except sqlite3.Error as error:
                 if str(error) != 'database is locked' or time.monotonic() > deadline:
@@ -81,9 +80,7 @@ class SQLiteDatabase:
             time.sleep(0.01)  # SQLite's own wait would go on with _lock held.
 
     def _connect(self) -> sqlite3.Connection:
-        if self.path not in _connections:
-            _connections[self.path] = self._open()
-        connection = _connections[self.path]
+        connection = _connections.get(self.path) or self._open()
         if connection.in_transaction:  # A signal handler calls during a call, say.
             raise sqlite3.ProgrammingError('a call inside another is refused')
         return connection
@@ -92,6 +89,7 @@ class SQLiteDatabase:
         connection = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
         try:
             connection.executescript(OPENING)
+            _connections[self.path] = connection
         except BaseException:
             connection.close()
             raise
@@ -99,7 +97,7 @@ class SQLiteDatabase:
 
 
 class TestDatabase(SQLiteDatabase):
-    """Notes in the memory of this process. A forked child has a copy of them."""
+    """Notes in memory. All in a process are one; a forked child has a copy of it."""
     path = ':memory:'
 
     def __repr__(self) -> str:
@@ -125,8 +123,8 @@ class FileDatabase(SQLiteDatabase):
         return f'{type(self).__name__}({self.path!r})'
 
     def _open(self) -> sqlite3.Connection:
-        # Don't open a file that exists: it may be open already, by another name, and
-        # to close it would drop its locks (sqlite.org/howtocorrupt.html, 2.2).
+        # Only a file that is missing: if SQLite had it open, by another name, say,
+        # os.close would drop its locks (sqlite.org/howtocorrupt.html, 2.2).
         if not os.path.exists(self.path):
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT, 0o600))
@@ -150,11 +148,11 @@ def _close_all(keep: str = '') -> None:
 
 
 def _before_fork() -> None:
-    # Take the lock, so that nobody opens a file, and close those that are open
-    # (sqlite.org/howtocorrupt.html, 2.6). Of what is in memory, a child has a copy.
+    # No file may be open in SQLite while the process forks, nor be opened meanwhile
+    # (sqlite.org/howtocorrupt.html, 2.6). Notes in memory are copied with the process.
     try:
         _lock.acquire()
-    except BaseException:  # Ctrl+C, while it waits. Python forks in spite of it.
+    except BaseException:  # Ctrl+C, while it waits. Python prints it, and forks anyway.
         _before_fork()
         raise
     _close_all(keep=':memory:')
@@ -163,9 +161,7 @@ def _before_fork() -> None:
 atexit.register(_close_all)
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
     os.register_at_fork(
-        before=_before_fork,
-        after_in_parent=_lock.release,
-        after_in_child=_lock.release,
+        before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
     )
 
 # While multiprocessing starts a worker, __main__ is multiprocessing's own, and the main

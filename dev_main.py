@@ -1,6 +1,5 @@
 """Development: the notes are in memory, and forgotten when the program ends."""
-# db_connection reads TESTING when it is imported, so TESTING stands above it.
-TESTING = True
+TESTING = True  # First, because db_connection reads it when it is imported.
 import db_connection
 db = db_connection.Database()
 import utils

@@ -1,6 +1,5 @@
 """Production: the notes are kept in the data folder of whoever runs it."""
-# db_connection reads TESTING when it is imported, so TESTING stands above it.
-TESTING = False
+TESTING = False  # First, because db_connection reads it when it is imported.
 import db_connection
 db = db_connection.Database()
 import utils

@@ -4,7 +4,7 @@ import argparse
 import os
 import sys
 
-TYPE_CHECKING = False  # For a type checker, it's True.
+TYPE_CHECKING = False  # A type checker takes it as True. Importing typing is slow.
 if TYPE_CHECKING:
     from db_connection import SQLiteDatabase
 
@@ -20,7 +20,7 @@ def to_str(data: str | bytes) -> str:
 
 
 def note(argument: str) -> str:
-    """Decode an argument's bytes (PEP 383). argparse's error contains this name."""
+    """Decode an argument's bytes (PEP 383). argparse says "invalid note value"."""
     return to_str(os.fsencode(argument))
 
 
@@ -29,13 +29,13 @@ def main(db: 'SQLiteDatabase') -> None:
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=note, help='its text')
     db.add(*parser.parse_args().notes)
-    if hasattr(sys.stdout, 'reconfigure'):  # It's None in pythonw, a StringIO in tests.
+    if hasattr(sys.stdout, 'reconfigure'):  # It may be None: in pythonw, say.
         sys.stdout.reconfigure(errors='backslashreplace')
     try:
         print(repr(db))
         for text in db:
             print(text)
-        print(end='', flush=True)
+        print(end='', flush=True)  # Here, where the error is caught.
     except BrokenPipeError:  # Whoever reads the output has stopped. That's no error.
         # Python flushes once more (see its signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
