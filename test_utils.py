@@ -279,7 +279,7 @@ class OtherProgramTestCase(FolderTestCase):
             self.other.execute('BEGIN IMMEDIATE')
             threading.Timer(0.2, self.other.execute, ['COMMIT']).start()
             call()
-        self.assertLess(time.process_time() - start, 0.2)
+        self.assertLess(time.process_time() - start, 0.3)
         self.assertEqual([False], runs)
         self.assertEqual(['a note', 'mine', 'mine'], list(self.db))
 
@@ -305,8 +305,8 @@ class OtherProgramTestCase(FolderTestCase):
                 if Process:
                     self.join(self.start(str, kind=Process))
                 pauses.append(time.monotonic() - before)
-        self.assertLess(max(pauses), 0.5)
-        self.assertEqual([1, 1, 1, 1], [int(wait) for wait in waits])
+        self.assertLess(max(pauses), 1)
+        self.assertTrue(len(waits) == 4 and min(waits) >= 1 and max(waits) < 3, waits)
 
     def test_ctrl_c_ends_the_wait_at_once(self):
         handler = signal.signal(signal.SIGINT, signal.default_int_handler)
