@@ -89,10 +89,10 @@ class SQLiteDatabase:
         connection = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
         try:
             connection.executescript(OPENING)
-            _connections[self.path] = connection
         except BaseException:
             connection.close()
             raise
+        _connections[self.path] = connection
         return connection
 
 
