@@ -12,7 +12,7 @@ import __main__
 from utils import TYPE_CHECKING, to_str
 
 if TYPE_CHECKING:
-    from typing import TypeVar
+    from typing import Any, TypeVar
     T = TypeVar('T')
 
 OPENING = """  -- In this order, a wrong file is refused before it changes.
@@ -24,6 +24,7 @@ OPENING = """  -- In this order, a wrong file is refused before it changes.
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 200'
+LOCKED = 'database is locked'  # Its error has a code from Python 3.11 on only.
 TIMEOUT = 30  # Seconds that a call waits while other programs lock the database.
 
 _connections: dict[str, sqlite3.Connection] = {}  # Those that are open, by path.
@@ -42,7 +43,7 @@ class SQLiteDatabase:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the notes, oldest first, up to the one that is newest at the start."""
-        newest = self._read('SELECT max(id) FROM note')[0][0]  # None if there is none.
+        newest = self._read('SELECT max(id) FROM note')[0][0]  # None: no id is less.
         last = 0
         while page := self._read(PAGE, last, newest):
             for last, text in page:
@@ -54,7 +55,7 @@ class SQLiteDatabase:
             if self.path in _connections:
                 _connections.pop(self.path).close()
 
-    def _read(self, sql: str, *parameters: object) -> list[tuple[int, str]]:
+    def _read(self, sql: str, *parameters: object) -> 'list[tuple[Any, ...]]':
         """Return the rows of a SELECT. A writer in another program doesn't delay it."""
         return self._run(lambda c: c.execute(sql, parameters).fetchall(), 'BEGIN')
 
@@ -71,10 +72,10 @@ class SQLiteDatabase:
                 with _lock, self._connect() as connection:
                     connection.execute(begin)
                     result = work(connection)
-                    connection.commit()  # Not left to with: PyPy's wouldn't undo a failed one.
+                    connection.commit()  # Here: PyPy's with won't roll back if it fails.
                     return result
             except sqlite3.Error as error:
-                if str(error) != 'database is locked' or time.monotonic() > deadline:
+                if str(error) != LOCKED or time.monotonic() > deadline:
                     error.args = (f'{error}: {self!r}',)
                     raise
             time.sleep(0.01)  # SQLite's own wait would go on with _lock held.
@@ -105,7 +106,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file. A new file is its owner's alone, and so is its folder."""
+    """Notes in a file. If it or its folder is new, it's its owner's alone."""
     variable = default = ''  # The variable that names the data home, and its default.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -123,8 +124,8 @@ class FileDatabase(SQLiteDatabase):
         return f'{type(self).__name__}({self.path!r})'
 
     def _open(self) -> sqlite3.Connection:
-        # Only a file that is missing: if SQLite had it open, by another name, say,
-        # os.close would drop its locks (sqlite.org/howtocorrupt.html, 2.2).
+        # Not a file that exists: if SQLite has it open, by another name, say, then
+        # os.close drops SQLite's locks (sqlite.org/howtocorrupt.html, 2.2).
         if not os.path.exists(self.path):
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
             os.close(os.open(self.path, os.O_CREAT, 0o600))
@@ -158,20 +159,19 @@ def _before_fork() -> None:
     _close_all(keep=':memory:')
 
 
-atexit.register(_close_all)
+atexit.register(_close_all)  # This moves the notes from the -wal file into the file.
 if hasattr(os, 'register_at_fork'):  # Windows has no fork.
     os.register_at_fork(
         before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
     )
 
 # While multiprocessing starts a worker, __main__ is multiprocessing's own, and the main
-# file is __mp_main__. At other times that may be a stale one: so ask __main__ first.
+# file is __mp_main__. Elsewhere, __mp_main__ may be stale: so ask __main__ first.
 if not hasattr(__main__, 'TESTING'):
     __main__ = sys.modules.get('__mp_main__', __main__)
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.
-    raise RuntimeError(
-        f'{__main__} must set TESTING to True or False before it imports db_connection'
-    )
+    must = 'must set TESTING to True or False before it imports db_connection'
+    raise RuntimeError(f'{__main__} {must}')
 
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database

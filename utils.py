@@ -30,12 +30,12 @@ def main(db: 'SQLiteDatabase') -> None:
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=note, help='its text')
     db.add(*parser.parse_args().notes)
     if hasattr(sys.stdout, 'reconfigure'):  # It may be None: in pythonw, say.
-        sys.stdout.reconfigure(errors='backslashreplace')
+        sys.stdout.reconfigure(errors='backslashreplace')  # Any note can be printed.
     try:
         print(repr(db))
         for text in db:
             print(text)
-        print(end='', flush=True)  # Here, where the error is caught.
+        print(end='', flush=True)  # sys.stdout may be None.
     except BrokenPipeError:  # Whoever reads the output has stopped. That's no error.
         # Python flushes once more (see its signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
