@@ -64,7 +64,7 @@ class SQLiteDatabase:
     ) -> 'T':
         """Return work(connection), run in a transaction. If it raises, store nothing.
 
-        Wait up to TIMEOUT seconds for other writers. An sqlite3.Error names the database.
+        Wait up to TIMEOUT seconds for other writers. SQLite's errors name the database.
         """
         deadline = time.monotonic() + TIMEOUT
         while True:
@@ -72,7 +72,7 @@ class SQLiteDatabase:
                 with _lock, self._connect() as connection:
                     connection.execute(begin)
                     result = work(connection)
-                    connection.commit()  # Here: PyPy's with won't roll back if it fails.
+                    connection.commit()  # PyPy's with wouldn't undo one that fails.
                     return result
             except sqlite3.Error as error:
                 if str(error) != LOCKED or time.monotonic() > deadline:
@@ -152,11 +152,12 @@ def _before_fork() -> None:
     # No file may be open in SQLite while the process forks, nor be opened meanwhile
     # (sqlite.org/howtocorrupt.html, 2.6). Notes in memory are copied with the process.
     try:
-        _lock.acquire()
-    except BaseException:  # Ctrl+C, while it waits. Python prints it, and forks anyway.
+        with _lock:
+            _close_all(keep=':memory:')
+            _lock.acquire()  # Once more, until the fork is over.
+    except BaseException:  # Ctrl+C, while it waits. Python prints it and forks anyway.
         _before_fork()
         raise
-    _close_all(keep=':memory:')
 
 
 atexit.register(_close_all)  # This moves the notes from the -wal file into the file.
@@ -170,8 +171,7 @@ if hasattr(os, 'register_at_fork'):  # Windows has no fork.
 if not hasattr(__main__, 'TESTING'):
     __main__ = sys.modules.get('__mp_main__', __main__)
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.
-    must = 'must set TESTING to True or False before it imports db_connection'
-    raise RuntimeError(f'{__main__} {must}')
+    raise RuntimeError(f'{__main__} must first set TESTING to True or False')
 
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
