@@ -24,7 +24,7 @@ OPENING = """  -- In this order, a wrong file is refused before it changes.
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 200'
-LOCKED = 'database is locked'  # Its error has a code from Python 3.11 on only.
+LOCKED = 'database is locked'  # SQLite's words. Python 3.10 has no error code.
 TIMEOUT = 30  # Seconds that a call waits while other programs lock the database.
 
 _connections: dict[str, sqlite3.Connection] = {}  # Those that are open, by path.
@@ -43,7 +43,7 @@ class SQLiteDatabase:
 
     def __iter__(self) -> Iterator[str]:
         """Yield the notes, oldest first, up to the one that is newest at the start."""
-        newest = self._read('SELECT max(id) FROM note')[0][0]  # None: no id is less.
+        newest = self._read('SELECT max(id) FROM note')[0][0]  # If None: no page.
         last = 0
         while page := self._read(PAGE, last, newest):
             for last, text in page:
