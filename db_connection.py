@@ -44,7 +44,7 @@ class SQLiteDatabase:
     def __iter__(self) -> Iterator[str]:
         """Yield the notes, oldest first, up to the one that is newest at the start."""
         newest = self._read('SELECT max(id) FROM note')[0][0]  # If None: no page.
-        last = 0
+        last = 0  # Page by page: no lock is held while the caller has a note.
         while page := self._read(PAGE, last, newest):
             for last, text in page:
                 yield text
@@ -72,7 +72,7 @@ class SQLiteDatabase:
                 with _lock, self._connect() as connection:
                     connection.execute(begin)
                     result = work(connection)
-                    connection.commit()  # PyPy's with wouldn't undo one that fails.
+                    connection.commit()  # Here, PyPy undoes one that fails, too.
                     return result
             except sqlite3.Error as error:
                 if str(error) != LOCKED or time.monotonic() > deadline:
@@ -106,7 +106,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file. If it or its folder is new, it's its owner's alone."""
+    """Notes in a file. Except on Windows, a new file or folder is its owner's alone."""
     variable = default = ''  # The variable that names the data home, and its default.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -155,7 +155,7 @@ def _before_fork() -> None:
         with _lock:
             _close_all(keep=':memory:')
             _lock.acquire()  # Once more, until the fork is over.
-    except BaseException:  # Ctrl+C, while it waits. Python prints it and forks anyway.
+    except BaseException:  # Ctrl+C, while it waits. Python forks anyway: so wait again.
         _before_fork()
         raise
 
@@ -167,7 +167,7 @@ if hasattr(os, 'register_at_fork'):  # Windows has no fork.
     )
 
 # While multiprocessing starts a worker, __main__ is multiprocessing's own, and the main
-# file is __mp_main__. Elsewhere, __mp_main__ may be stale: so ask __main__ first.
+# file is __mp_main__. In other processes that may be an old one: ask __main__ first.
 if not hasattr(__main__, 'TESTING'):
     __main__ = sys.modules.get('__mp_main__', __main__)
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.

@@ -20,12 +20,12 @@ def to_str(data: str | bytes) -> str:
 
 
 def note(argument: str) -> str:
-    """Decode an argument's bytes (PEP 383). argparse says "invalid note value"."""
+    """Decode an argument's bytes (PEP 383). argparse prints: "invalid note value"."""
     return to_str(os.fsencode(argument))
 
 
 def main(db: 'SQLiteDatabase') -> None:
-    """Store the arguments, then print db and its notes. SystemExit: -h or an error."""
+    """Store the arguments, print db and its notes. Raise SystemExit on -h or misuse."""
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*', type=note, help='its text')
     db.add(*parser.parse_args().notes)
@@ -35,7 +35,7 @@ def main(db: 'SQLiteDatabase') -> None:
         print(repr(db))
         for text in db:
             print(text)
-        print(end='', flush=True)  # sys.stdout may be None.
+        print(end='', flush=True)  # sys.stdout.flush() fails if it's None.
     except BrokenPipeError:  # Whoever reads the output has stopped. That's no error.
-        # Python flushes once more (see its signal module, "Note on SIGPIPE").
+        # Python's flush at exit goes there, too (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
