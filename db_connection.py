@@ -36,7 +36,7 @@ class SQLiteDatabase:
     path: str
 
     def add(self, *texts: str | bytes) -> None:
-        """Store all texts or none. Raise as to_str does, OSError or sqlite3.Error."""
+        """Store all or none. Raise TypeError, UnicodeError, OSError, sqlite3.Error."""
         rows = [(to_str(text),) for text in texts]
         if rows:  # To insert nothing would wait for other programs, too.
             self._run(lambda connection: connection.executemany(INSERT, rows))
@@ -106,7 +106,7 @@ class TestDatabase(SQLiteDatabase):
 
 
 class FileDatabase(SQLiteDatabase):
-    """Notes in a file. Except on Windows, a new file or folder is its owner's alone."""
+    """Notes in a file. Except on Windows, a new file and its folder are its owner's."""
     variable = default = ''  # The variable that names the data home, and its default.
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
@@ -124,7 +124,7 @@ class FileDatabase(SQLiteDatabase):
         return f'{type(self).__name__}({self.path!r})'
 
     def _open(self) -> sqlite3.Connection:
-        # Not a file that exists: if SQLite has it open, by another name, say, then
+        # Only a missing file: if SQLite has one open, by another name, say, then
         # os.close drops SQLite's locks (sqlite.org/howtocorrupt.html, 2.2).
         if not os.path.exists(self.path):
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -167,7 +167,7 @@ if hasattr(os, 'register_at_fork'):  # Windows has no fork.
     )
 
 # While multiprocessing starts a worker, __main__ is multiprocessing's own, and the main
-# file is __mp_main__. In other processes that may be an old one: ask __main__ first.
+# file is __mp_main__. Elsewhere __mp_main__ may be stale: so ask __main__ first.
 if not hasattr(__main__, 'TESTING'):
     __main__ = sys.modules.get('__mp_main__', __main__)
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.
