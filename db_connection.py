@@ -1,175 +1,142 @@
-"""The databases. When this module is imported, it chooses one of them."""
+"""The databases. Importing this module chooses one of them as Database."""
 
 import atexit
 import os
+import shutil
 import sqlite3
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+import tempfile
+from contextlib import closing, contextmanager
 
 import __main__
-from utils import TYPE_CHECKING, to_str
+from utils import to_str
 
-if TYPE_CHECKING:
-    from typing import Any, TypeVar
-    T = TypeVar('T')
-
-OPENING = """  -- In this order, a wrong file is refused before it changes.
-    CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-    SELECT id, text FROM note LIMIT 1;  -- Another program's table may lack a column.
-    PRAGMA journal_mode = WAL;  -- Readers and a writer don't wait for each other.
-    PRAGMA synchronous = FULL;  -- What is committed is on disk,
+SETUP = """
+    PRAGMA synchronous = EXTRA;  -- A commit survives a power cut,
     PRAGMA fullfsync = ON;  -- on macOS, too.
+    CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
-PAGE = 'SELECT id, text FROM note WHERE id > ? AND id <= ? ORDER BY id LIMIT 200'
-LOCKED = 'database is locked'  # SQLite's words. Python 3.10 has no error code.
-TIMEOUT = 30  # Seconds that a call waits while other programs lock the database.
+SELECT = 'SELECT text FROM note ORDER BY id'
+TIMEOUT = 30  # Seconds that SQLite waits for other programs and threads.
 
-_connections: dict[str, sqlite3.Connection] = {}  # Those that are open, by path.
-_lock = threading.RLock()  # Re-entrant: a signal handler's call fails, and won't hang.
+opened_by = []  # The process id of each connection that is open now.
 
 
 class SQLiteDatabase:
-    """The notes at a path. All databases of one path share its connection."""
-    path: str
+    """Notes in a file, which is open only during a call or a `with` block."""
 
-    def add(self, *texts: str | bytes) -> None:
-        """Store all or none. Raise TypeError, UnicodeError, OSError, sqlite3.Error."""
-        rows = [(to_str(text),) for text in texts]
-        if rows:  # To insert nothing would wait for other programs, too.
-            self._run(lambda connection: connection.executemany(INSERT, rows))
+    def __init__(self, path=None):
+        """Name the file: path, or one in the folder that the variable names.
 
-    def __iter__(self) -> Iterator[str]:
-        """Yield the notes, oldest first, up to the one that is newest at the start."""
-        newest = self._read('SELECT max(id) FROM note')[0][0]  # If None: no page.
-        last = 0  # Page by page: no lock is held while the caller has a note.
-        while page := self._read(PAGE, last, newest):
-            for last, text in page:
-                yield text
-
-    def close(self) -> None:
-        """Close the path's connection. The next call opens another."""
-        with _lock:
-            if self.path in _connections:
-                _connections.pop(self.path).close()
-
-    def _read(self, sql: str, *parameters: object) -> 'list[tuple[Any, ...]]':
-        """Return the rows of a SELECT. A writer in another program doesn't delay it."""
-        return self._run(lambda c: c.execute(sql, parameters).fetchall(), 'BEGIN')
-
-    def _run(
-        self, work: 'Callable[[sqlite3.Connection], T]', begin: str = 'BEGIN IMMEDIATE'
-    ) -> 'T':
-        """Return work(connection), run in a transaction. If it raises, store nothing.
-
-        Wait up to TIMEOUT seconds for other writers. SQLite's errors name the database.
+        Raise OSError if that folder isn't absolute.
         """
-        deadline = time.monotonic() + TIMEOUT
-        while True:
-            try:
-                with _lock, self._connect() as connection:
-                    connection.execute(begin)
-                    result = work(connection)
-                    connection.commit()  # Here, PyPy undoes one that fails, too.
-                    return result
-            except sqlite3.Error as error:
-                if str(error) != LOCKED or time.monotonic() > deadline:
-                    error.args = (f'{error}: {self!r}',)
-                    raise
-            time.sleep(0.01)  # SQLite's own wait would go on with _lock held.
+        if path is None:
+            folder = os.environ.get(self.variable) or self.default_folder()
+            if not os.path.isabs(folder):
+                raise OSError(f'{self.variable} must be absolute, found: {folder!r}')
+            path = os.path.join(folder, 'production-notes', 'notes.db')
+        self.path = os.path.abspath(path)
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = _connections.get(self.path) or self._open()
-        if connection.in_transaction:  # A signal handler calls during a call, say.
-            raise sqlite3.ProgrammingError('a call inside another is refused')
-        return connection
+    def __repr__(self):
+        return f'{type(self).__name__}({self.path!r})'
 
-    def _open(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=0, check_same_thread=False)
+    def add(self, *texts):
+        """Store str or UTF-8 bytes: all of them, or none if it raises.
+
+        It may raise TypeError or UnicodeError, and what transaction() raises. Ctrl+C
+        may come when all are stored.
+        """
+        rows = [(to_str(text),) for text in texts]
+        if rows:
+            with self.transaction() as connection:
+                connection.executemany(INSERT, rows)
+
+    def __iter__(self):
+        """Read all notes at once, and return an iterator over them, oldest first."""
+        with self.connect() as connection:
+            rows = connection.execute(SELECT).fetchall()
+        return (text for (text,) in rows)
+
+    @contextmanager
+    def transaction(self):
+        """Like connect(), but store all that the block does, or nothing if it raises.
+
+        From its start to its end nobody else can write, so that the block may read
+        first: another db.add() inside it waits for TIMEOUT seconds, then raises.
+        """
+        with self.connect() as connection:
+            connection.execute('BEGIN IMMEDIATE')
+            with connection:
+                yield connection
+
+    @contextmanager
+    def connect(self):
+        """Open the file for a `with` block as a sqlite3.Connection, then close it.
+
+        Each statement is a transaction of its own. Fetch its rows inside the block,
+        because a cursor that is half read keeps the file locked. Raise OSError, or
+        sqlite3.Error, whose message ends with the database.
+        """
+        pid = os.getpid()
+        opened_by.append(pid)
         try:
-            connection.executescript(OPENING)
-        except BaseException:
-            connection.close()
+            # A fork copies SQLite's state and not its locks, so a child can't use it
+            # (sqlite.org/howtocorrupt.html, 2.6).
+            if set(opened_by) != {pid}:
+                raise sqlite3.ProgrammingError('forked while a thread used a database')
+            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            with closing(
+                sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+            ) as connection:
+                connection.executescript(SETUP)
+                yield connection
+        except sqlite3.Error as error:
+            error.args = (f'{error}: {self!r}',)
             raise
-        _connections[self.path] = connection
-        return connection
+        finally:
+            opened_by.remove(pid)
+
+
+class PosixDatabase(SQLiteDatabase):
+    """Production's, where the XDG Base Directory Specification puts it."""
+
+    variable = 'XDG_DATA_HOME'
+
+    def default_folder(self):
+        return os.path.expanduser('~/.local/share')
+
+
+class Win32Database(SQLiteDatabase):
+    """Production's on Windows, in the user's local application data."""
+
+    variable = 'LOCALAPPDATA'
+
+    def default_folder(self):
+        return os.path.expanduser('~/AppData/Local')
 
 
 class TestDatabase(SQLiteDatabase):
-    """Notes in memory. All in a process are one; a forked child has a copy of it."""
-    path = ':memory:'
+    """Development's, in a temporary folder that is deleted when its maker ends."""
 
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}()'
+    variable = 'TEST_DATA_HOME'
 
-
-class FileDatabase(SQLiteDatabase):
-    """Notes in a file. Except on Windows, a new file and its folder are its owner's."""
-    variable = default = ''  # The variable that names the data home, and its default.
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
-        """Name the file; by default, production's. Raise OSError without a home."""
-        if path is None:
-            home = os.environ.get(self.variable, '')
-            if not os.path.isabs(home):
-                home = os.path.expanduser(self.default)
-            if not os.path.isabs(home):
-                raise OSError(f'no home folder: set {self.variable} to a full path')
-            path = os.path.join(home, 'production-notes', 'notes.db')
-        self.path = os.path.abspath(path)
-
-    def __repr__(self) -> str:
-        return f'{type(self).__name__}({self.path!r})'
-
-    def _open(self) -> sqlite3.Connection:
-        # Only a missing file: if SQLite has one open, by another name, say, then
-        # os.close drops SQLite's locks (sqlite.org/howtocorrupt.html, 2.2).
-        if not os.path.exists(self.path):
-            os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            os.close(os.open(self.path, os.O_CREAT, 0o600))
-        return super()._open()
+    def default_folder(self):
+        folder = tempfile.mkdtemp()
+        os.environ[self.variable] = folder  # So that worker processes share it.
+        atexit.register(delete, folder, maker=os.getpid())
+        return folder
 
 
-class PosixDatabase(FileDatabase):
-    """Production's notes where the XDG Base Directory Specification puts them."""
-    variable, default = 'XDG_DATA_HOME', '~/.local/share'
+def delete(folder, maker):
+    if os.getpid() == maker:  # A forked child may run this at its own end.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-class Win32Database(FileDatabase):
-    """Production's notes in the user's local application data on Windows."""
-    variable, default = 'LOCALAPPDATA', '~/AppData/Local'
-
-
-def _close_all(keep: str = '') -> None:
-    with _lock:
-        for path in _connections.keys() - {keep}:
-            _connections.pop(path).close()
-
-
-def _before_fork() -> None:
-    # No file may be open in SQLite while the process forks, nor be opened meanwhile
-    # (sqlite.org/howtocorrupt.html, 2.6). Notes in memory are copied with the process.
-    try:
-        with _lock:
-            _close_all(keep=':memory:')
-            _lock.acquire()  # Once more, until the fork is over.
-    except BaseException:  # Ctrl+C, while it waits. Python forks anyway: so wait again.
-        _before_fork()
-        raise
-
-
-atexit.register(_close_all)  # This moves the notes from the -wal file into the file.
-if hasattr(os, 'register_at_fork'):  # Windows has no fork.
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_lock.release, after_in_child=_lock.release
-    )
-
-# While multiprocessing starts a worker, __main__ is multiprocessing's own, and the main
-# file is __mp_main__. Elsewhere __mp_main__ may be stale: so ask __main__ first.
-if not hasattr(__main__, 'TESTING'):
-    __main__ = sys.modules.get('__mp_main__', __main__)
+# Item 54. While multiprocessing starts a worker, the main file is __mp_main__, and
+# __main__ is multiprocessing's own. Elsewhere __mp_main__ may be an old one.
+if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
+    import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
 
@@ -178,7 +145,6 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-Database: type[SQLiteDatabase]
 if __main__.TESTING:
     Database = TestDatabase
 else:

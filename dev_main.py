@@ -1,7 +1,10 @@
-"""Development: the notes are in memory, and forgotten when the program ends."""
-TESTING = True  # First, because db_connection reads it when it is imported.
+"""Development: the notes are in a temporary folder, and go when the program ends."""
+
+TESTING = True  # Before the import, because db_connection reads it then.
 import db_connection
-import utils
 db = db_connection.Database()
+
 if __name__ == '__main__':
+    import utils
+
     utils.main(db)

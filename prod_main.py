@@ -1,7 +1,10 @@
-"""Production: the notes are kept in the data folder of whoever runs it."""
-TESTING = False  # First, because db_connection reads it when it is imported.
+"""Production: the notes are kept in the data folder of the user who runs it."""
+
+TESTING = False  # Before the import, because db_connection reads it then.
 import db_connection
-import utils
 db = db_connection.Database()
+
 if __name__ == '__main__':
+    import utils
+
     utils.main(db)
