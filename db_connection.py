@@ -18,7 +18,7 @@ SETUP = """
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that SQLite waits for other programs and threads.
+TIMEOUT = 30  # Seconds that SQLite waits for others. Ctrl+C acts after that.
 
 opened_by = []  # The process id of each connection that is open now.
 
@@ -42,10 +42,10 @@ class SQLiteDatabase:
         return f'{type(self).__name__}({self.path!r})'
 
     def add(self, *texts):
-        """Store str or UTF-8 bytes: all of them, or none if it raises.
+        """Store texts, str or UTF-8 bytes: all of them, or none.
 
-        It may raise TypeError or UnicodeError, and what transaction() raises. Ctrl+C
-        may come when all are stored.
+        It may raise TypeError or UnicodeError, and what transaction() raises. After
+        Ctrl+C, all may be stored.
         """
         rows = [(to_str(text),) for text in texts]
         if rows:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import re
 import runpy
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -22,11 +23,6 @@ with patch.object(__main__, 'TESTING', True, create=True):
     import db_connection
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-VARIABLES = {
-    'PosixDatabase': 'XDG_DATA_HOME',
-    'Win32Database': 'LOCALAPPDATA',
-    'TestDatabase': 'TEST_DATA_HOME',
-}
 POSIX = unittest.skipUnless(os.name == 'posix', 'Windows has no such thing')
 
 
@@ -41,8 +37,7 @@ class UtilsTestCase(TestCase):
         self.assertRaises(TypeError, to_str, object())
 
     def test_to_str_bad_shows_what_it_found(self):
-        with self.assertRaisesRegex(TypeError, r'str or bytes, found: \(1, 2\)$'):
-            to_str((1, 2))
+        self.assertRaisesRegex(TypeError, r'found: \(1, 2\)$', to_str, (1, 2))
 
 
 class FolderTestCase(TestCase):
@@ -60,12 +55,12 @@ class FolderTestCase(TestCase):
         self.addCleanup(patcher.stop)
         self.db = db_connection.Database()
 
-    def run_python(self, *arguments, stdout=subprocess.PIPE):
+    def run_python(self, *arguments, cwd=HERE, stdout=subprocess.PIPE):
         """Return what a program prints to each stream, and its exit status."""
         run = subprocess.run(
             [sys.executable, '-W', 'error', '-X', 'dev', *arguments],
             check=False,
-            cwd=HERE,
+            cwd=cwd,
             encoding='utf-8',
             stdin=subprocess.DEVNULL,
             stdout=stdout,
@@ -74,19 +69,24 @@ class FolderTestCase(TestCase):
         )
         return run.stdout, run.stderr, run.returncode
 
-    def assert_prints(self, lines, *arguments):
+    def assert_prints(self, lines, *arguments, **options):
         output = ''.join(f'{line}\n' for line in lines)
-        self.assertEqual((output, '', 0), self.run_python(*arguments))
+        self.assertEqual((output, '', 0), self.run_python(*arguments, **options))
 
-    def assert_names_the_database(self, message):
-        message = re.escape(f'{message}: {self.db!r}')
-        return self.assertRaisesRegex(sqlite3.Error, f'^{message}$')
+    def assert_main_file_prints(self, lines, testing, code):
+        """Run a main file that sets TESTING, makes db, and goes on with code."""
+        os.environ['TEST_DATA_HOME'] = ''
+        start = 'import db_connection\ndb = db_connection.Database()\n'
+        path = Path(self.folder, 'a_main.py')
+        path.write_text(f'TESTING = {testing}\n{start}{code}', encoding='utf-8')
+        self.assert_prints(lines, path, cwd=self.folder)
 
 
 class ChoiceTestCase(FolderTestCase):
     """Which Database __main__.TESTING and sys.platform choose."""
 
     def choose(self, main, worker_main, platform='linux'):
+        main, worker_main = SimpleNamespace(**main), SimpleNamespace(**worker_main)
         modules = {'__main__': main, '__mp_main__': worker_main}
         with patch.dict(sys.modules, modules), patch('sys.platform', platform):
             return runpy.run_module('db_connection')['Database'].__name__
@@ -99,22 +99,19 @@ class ChoiceTestCase(FolderTestCase):
             (False, 'darwin', 'PosixDatabase'),
             (False, 'win32', 'Win32Database'),
         ):
-            main = SimpleNamespace(TESTING=testing)
-            self.assertEqual(name, self.choose(main, SimpleNamespace(), platform))
+            self.assertEqual(name, self.choose({'TESTING': testing}, {}, platform))
 
     def test_in_a_worker_process_its_main_file_chooses(self):
-        worker_main = SimpleNamespace(TESTING=True)
-        self.assertEqual('TestDatabase', self.choose(SimpleNamespace(), worker_main))
+        self.assertEqual('TestDatabase', self.choose({}, {'TESTING': True}))
 
     def test_an_old_main_file_of_a_worker_does_not_choose(self):
-        main, old = SimpleNamespace(TESTING=False), SimpleNamespace(TESTING=True)
-        self.assertEqual('PosixDatabase', self.choose(main, old))
+        name = self.choose({'TESTING': False}, {'TESTING': True})
+        self.assertEqual('PosixDatabase', name)
 
     def test_anything_but_true_and_false_is_refused(self):
         for testing in 'False', None, 0, 1:
-            main = SimpleNamespace(TESTING=testing)
             with self.assertRaisesRegex(RuntimeError, 'set TESTING to True or False$'):
-                self.choose(main, SimpleNamespace(TESTING=True))
+                self.choose({'TESTING': testing}, {'TESTING': True})
 
     def test_a_program_that_does_not_say_is_refused(self):
         output, errors, status = self.run_python('-c', 'import db_connection')
@@ -125,33 +122,29 @@ class ChoiceTestCase(FolderTestCase):
 class PlaceTestCase(FolderTestCase):
     """The folder that each database is in."""
 
-    def test_a_variable_names_it(self):
-        path = os.path.join(HERE, 'production-notes', 'notes.db')
-        for name, variable in VARIABLES.items():
-            os.environ[variable] = HERE
-            self.assertEqual(path, getattr(db_connection, name)().path)
-
-    def test_without_the_variable_it_is_the_users_data_folder(self):
-        for name, *folders in (
-            ('PosixDatabase', '.local', 'share'),
-            ('Win32Database', 'AppData', 'Local'),
+    def test_a_variable_names_it_and_must_be_absolute(self):
+        for variable, database in (
+            ('XDG_DATA_HOME', db_connection.PosixDatabase),
+            ('LOCALAPPDATA', db_connection.Win32Database),
+            ('TEST_DATA_HOME', db_connection.TestDatabase),
         ):
-            path = os.path.join(self.folder, *folders, 'production-notes', 'notes.db')
-            os.environ[VARIABLES[name]] = ''
-            self.assertEqual(path, getattr(db_connection, name)().path)
-            del os.environ[VARIABLES[name]]
-            self.assertEqual(path, getattr(db_connection, name)().path)
-
-    def test_a_folder_that_is_not_absolute_is_refused(self):
-        for name, variable in VARIABLES.items():
+            path = os.path.join(HERE, 'production-notes', 'notes.db')
+            os.environ[variable] = HERE
+            self.assertEqual(path, database().path)
             os.environ[variable] = 'staging'
-            with self.assertRaisesRegex(OSError, f"{variable} .* found: 'staging'$"):
-                getattr(db_connection, name)()
+            self.assertRaisesRegex(OSError, f"{variable} .* 'staging'$", database)
 
-    def test_a_user_without_a_home_is_told_the_variable(self):
-        os.environ['XDG_DATA_HOME'] = ''
-        with patch('os.path.expanduser', lambda path: path):
-            self.assertRaisesRegex(OSError, 'XDG_', db_connection.PosixDatabase)
+    def test_without_the_variable_it_is_in_the_users_home(self):
+        path = os.path.join('production-notes', 'notes.db')
+        del os.environ['XDG_DATA_HOME']
+        share = os.path.join(self.folder, '.local', 'share', path)
+        self.assertEqual(share, db_connection.PosixDatabase().path)
+        os.environ['LOCALAPPDATA'] = ''
+        local = os.path.join(self.folder, 'AppData', 'Local', path)
+        self.assertEqual(local, db_connection.Win32Database().path)
+
+    def test_a_temporary_folder_that_is_gone_already_is_no_error(self):
+        db_connection.delete(os.path.join(self.folder, 'gone'), maker=os.getpid())
 
     def test_a_given_path_is_used(self):
         for path in 'notes.db', os.path.join(self.folder, 'notes.db'), '':
@@ -175,8 +168,7 @@ class DatabaseTestCase(FolderTestCase):
         self.assertEqual(['b', 'caf\xe9', 'a'], list(self.db))
 
     def test_its_repr_makes_it_again(self):
-        again = eval(repr(self.db), vars(db_connection))
-        self.assertEqual((type(self.db), self.db.path), (type(again), again.path))
+        self.assertEqual(self.db.path, eval(repr(self.db), vars(db_connection)).path)
 
     def test_to_make_it_and_to_add_nothing_opens_nothing(self):
         self.db.add()
@@ -194,24 +186,15 @@ class DatabaseTestCase(FolderTestCase):
             self.db.add(text * 2)
         self.assertEqual(['a', 'b', 'aa', 'bb'], list(self.db))
 
-    def test_a_transaction_that_fails_stores_nothing(self):
-        with self.assertRaises(ZeroDivisionError), self.db.transaction() as connection:
-            connection.execute(db_connection.INSERT, ['a note'])
-            raise ZeroDivisionError
-        self.assertEqual([], list(self.db))
-
     def test_a_statement_outside_a_transaction_is_kept(self):
         with self.db.connect() as connection:
             connection.execute(db_connection.INSERT, ['a note'])
         self.assertEqual(['a note'], list(self.db))
 
     def test_a_connection_is_durable_and_patient_and_then_closed(self):
+        values = {'synchronous': 3, 'fullfsync': 1, 'busy_timeout': 30_000}
         with self.db.connect() as connection:
-            for name, value in (
-                ('synchronous', 3),
-                ('fullfsync', 1),
-                ('busy_timeout', 30_000),
-            ):
+            for name, value in values.items():
                 rows = connection.execute(f'PRAGMA {name}').fetchall()
                 self.assertEqual([(value,)], rows, name)
         self.assertRaises(sqlite3.ProgrammingError, connection.execute, 'SELECT 1')
@@ -228,8 +211,9 @@ class DatabaseTestCase(FolderTestCase):
     def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(self):
         self.db = db_connection.Database(os.path.join(self.folder, 'a.txt'))
         Path(self.db.path).write_bytes(b'a text')
-        with self.assert_names_the_database('file is not a database'):
-            self.db.add('a note')
+        self.assertRaisesRegex(
+            sqlite3.DatabaseError, 'not a database: TestDatabase', self.db.add, 'a note'
+        )
         self.assertEqual(b'a text', Path(self.db.path).read_bytes())
 
 
@@ -237,9 +221,10 @@ class OtherWriterTestCase(FolderTestCase):
     """Others write to the same file."""
 
     def test_nobody_else_writes_from_the_start_of_a_transaction(self):
-        refused = self.assert_names_the_database('database is locked')
-        with patch('db_connection.TIMEOUT', 0), self.db.transaction(), refused:
-            self.db.add('a note')
+        with patch('db_connection.TIMEOUT', 0), self.db.transaction():
+            self.assertRaisesRegex(
+                sqlite3.OperationalError, 'locked: TestDatabase', self.db.add, 'a note'
+            )
 
     def test_a_writer_waits(self):
         with self.db.transaction() as connection:
@@ -295,10 +280,6 @@ with db.connect():
 db.add('of the parent')
 print(*db)
 """
-DELETE = """
-import os, shutil
-shutil.rmtree(os.environ['TEST_DATA_HOME'])
-"""
 KILL = """
 import os
 db.add('kept')
@@ -311,26 +292,11 @@ with db.transaction() as connection:
 class ProcessTestCase(FolderTestCase):
     """Processes that share a database."""
 
-    def assert_main_file_prints(self, lines, testing, code):
-        """Run a main file that sets TESTING, makes db, and goes on with code."""
-        os.environ['TEST_DATA_HOME'] = ''
-        start = 'import db_connection\ndb = db_connection.Database()\n'
-        path = Path(self.folder, 'a_main.py')
-        path.write_text(f'TESTING = {testing}\n{start}{code}', encoding='utf-8')
-        self.assert_prints(lines, path)
-
     def test_workers_share_their_program_s_database(self):
         methods = multiprocessing.get_all_start_methods()
         line = ' '.join(f'{method} {method}' for method in methods)
         for testing in True, False:
             self.assert_main_file_prints([line], testing, WORKERS)
-
-    def test_development_deletes_its_temporary_folder_at_the_end(self):
-        self.assert_main_file_prints(['kept'], True, 'db.add("kept"); print(*db)')
-        self.assertEqual(['a_main.py'], os.listdir(self.folder))
-
-    def test_a_temporary_folder_that_is_gone_already_is_no_error(self):
-        self.assert_main_file_prints([], True, DELETE)
 
     @POSIX
     def test_a_forked_child_shares_the_temporary_folder_and_does_not_delete_it(self):
@@ -358,10 +324,12 @@ class MainTestCase(FolderTestCase):
     def test_development_keeps_notes_only_where_the_variable_says(self):
         self.assert_prints([repr(self.db), 'a'], 'dev_main.py', 'a')
         self.assert_prints([repr(self.db), 'a'], 'dev_main.py')
+
+    def test_development_deletes_its_temporary_folder_at_the_end(self):
         os.environ['TEST_DATA_HOME'] = ''
-        output, errors, status = self.run_python('dev_main.py', 'b')
-        self.assertRegex(output, r"^TestDatabase\('.*'\)\nb\n$")
-        self.assertEqual(('', 0), (errors, status))
+        output, errors, status = self.run_python('dev_main.py', 'a note')
+        self.assertRegex(output, r"^TestDatabase\('.*'\)\na note\n$")
+        self.assertEqual(('', 0, []), (errors, status, os.listdir(self.folder)))
 
     def test_help_and_a_usage_error_make_nothing(self):
         output, errors, status = self.run_python('prod_main.py', '--help')
@@ -373,8 +341,12 @@ class MainTestCase(FolderTestCase):
         self.assertEqual([], os.listdir(self.folder))
 
     def test_arguments_are_utf_8_and_what_the_output_cannot_encode_is_escaped(self):
-        os.environ.update(LC_ALL='C', PYTHONCOERCECLOCALE='0', PYTHONUTF8='0')
-        os.environ['PYTHONIOENCODING'] = 'ascii'
+        os.environ.update(
+            LC_ALL='C',
+            PYTHONCOERCECLOCALE='0',
+            PYTHONIOENCODING='ascii',
+            PYTHONUTF8='0',
+        )
         self.assert_prints([repr(self.db), r'caf\xe9'], 'dev_main.py', b'caf\xc3\xa9')
 
     @POSIX
@@ -384,6 +356,28 @@ class MainTestCase(FolderTestCase):
         result = self.run_python('dev_main.py', 'a note', stdout=writer)
         os.close(writer)
         self.assertEqual((None, '', 0), result)
+
+
+class ReadmeTestCase(FolderTestCase):
+    """What README.md shows."""
+
+    readme = Path(HERE, 'README.md').read_text(encoding='utf-8')
+
+    @POSIX
+    def test_its_commands_print_what_it_shows(self):
+        os.environ.update(XDG_DATA_HOME='', TEST_DATA_HOME='')
+        command = r'(?m)^\$ python (?!-m unittest)(.*)\n((?:[^$`].*\n)*)'
+        commands = re.findall(command, self.readme)
+        self.assertEqual(5, len(commands))
+        for arguments, shown in commands:
+            output = self.run_python(*shlex.split(arguments))[0]
+            shown = re.escape(shown).replace('…\\\n', '(?s:.*)').replace('…', '.*')
+            self.assertRegex(output, f'^{shown}$')
+
+    def test_its_python_runs(self):
+        blocks = re.findall('(?ms)^```python\n(.*?)^```$', self.readme)
+        code = 'import sys, __main__\nfrom db_connection import *\n' + ''.join(blocks)
+        self.assert_main_file_prints(['a str', 'UTF-8 bytes'], True, code)
 
 
 if __name__ == '__main__':
