@@ -1,4 +1,4 @@
-"""The databases. Importing this module chooses one of them as Database."""
+"""The databases. When this module is imported, it chooses Database among them."""
 
 import atexit
 import os
@@ -12,24 +12,24 @@ import __main__
 from utils import to_str
 
 SETUP = """
-    PRAGMA synchronous = EXTRA;  -- A commit survives a power cut,
-    PRAGMA fullfsync = ON;  -- on macOS, too.
+    PRAGMA synchronous = EXTRA;  -- With FULL, a power cut may undo a commit.
+    PRAGMA fullfsync = ON;  -- On macOS, fsync alone doesn't reach the disk.
     CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
 """
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that SQLite waits for others. Ctrl+C acts after that.
+TIMEOUT = 30  # Seconds that a call waits while others write. Ctrl+C waits, too.
 
-opened_by = []  # The process id of each connection that is open now.
+opened_by = []  # For each connection that is open, the id of its process.
 
 
 class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block."""
 
     def __init__(self, path=None):
-        """Name the file: path, or one in the folder that the variable names.
+        """Name the file: path, or one in the folder that the class's variable names.
 
-        Raise OSError if that folder isn't absolute.
+        Raise OSError if that environment variable isn't an absolute path.
         """
         if path is None:
             folder = os.environ.get(self.variable) or self.default_folder()
@@ -44,8 +44,8 @@ class SQLiteDatabase:
     def add(self, *texts):
         """Store texts, str or UTF-8 bytes: all of them, or none.
 
-        It may raise TypeError or UnicodeError, and what transaction() raises. After
-        Ctrl+C, all may be stored.
+        Raise TypeError or UnicodeError for other data, and else what connect() does.
+        If Ctrl+C ends it, all may be stored already.
         """
         rows = [(to_str(text),) for text in texts]
         if rows:
@@ -62,10 +62,11 @@ class SQLiteDatabase:
     def transaction(self):
         """Like connect(), but store all that the block does, or nothing if it raises.
 
-        From its start to its end nobody else can write, so that the block may read
-        first: another db.add() inside it waits for TIMEOUT seconds, then raises.
+        From its start to its end nobody else can write. So a db.add() inside it waits
+        for TIMEOUT seconds, then raises.
         """
         with self.connect() as connection:
+            # After a plain BEGIN, others may write between our first read and write.
             connection.execute('BEGIN IMMEDIATE')
             with connection:
                 yield connection
@@ -74,18 +75,20 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is a transaction of its own. Fetch its rows inside the block,
-        because a cursor that is half read keeps the file locked. Raise OSError, or
-        sqlite3.Error, whose message ends with the database.
+        Each statement is a transaction of its own. Fetch all its rows inside the
+        block, because a cursor with rows left keeps the file locked. Raise OSError, or
+        sqlite3.Error with the database's repr at the end of its message.
         """
         pid = os.getpid()
         opened_by.append(pid)
         try:
-            # A fork copies SQLite's state and not its locks, so a child can't use it
-            # (sqlite.org/howtocorrupt.html, 2.6).
+            # A fork copies this list and SQLite's own state, but not its locks. So the
+            # child could damage the file (sqlite.org/howtocorrupt.html, 2.6).
             if set(opened_by) != {pid}:
                 raise sqlite3.ProgrammingError('forked while a thread used a database')
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
+            # With another isolation_level, Python begins transactions of its own, and
+            # close() undoes them.
             with closing(
                 sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             ) as connection:
@@ -99,7 +102,7 @@ class SQLiteDatabase:
 
 
 class PosixDatabase(SQLiteDatabase):
-    """Production's, where the XDG Base Directory Specification puts it."""
+    """Production's database, where the XDG Base Directory Specification puts data."""
 
     variable = 'XDG_DATA_HOME'
 
@@ -108,7 +111,7 @@ class PosixDatabase(SQLiteDatabase):
 
 
 class Win32Database(SQLiteDatabase):
-    """Production's on Windows, in the user's local application data."""
+    """Production's database on Windows, in the user's local application data."""
 
     variable = 'LOCALAPPDATA'
 
@@ -117,24 +120,24 @@ class Win32Database(SQLiteDatabase):
 
 
 class TestDatabase(SQLiteDatabase):
-    """Development's, in a temporary folder that is deleted when its maker ends."""
+    """Development's database, in a folder that goes with the process that made it."""
 
     variable = 'TEST_DATA_HOME'
 
     def default_folder(self):
         folder = tempfile.mkdtemp()
         os.environ[self.variable] = folder  # So that worker processes share it.
-        atexit.register(delete, folder, maker=os.getpid())
+        atexit.register(delete_folder, folder, maker=os.getpid())
         return folder
 
 
-def delete(folder, maker):
-    if os.getpid() == maker:  # A forked child may run this at its own end.
+def delete_folder(folder, maker):
+    if os.getpid() == maker:  # A forked child runs this, too, when it ends.
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Item 54. While multiprocessing starts a worker, the main file is __mp_main__, and
-# __main__ is multiprocessing's own. Elsewhere __mp_main__ may be an old one.
+# Item 54. While multiprocessing starts a worker, __main__ is a module of its own, and
+# the main file is __mp_main__. That may be left from before, so it isn't asked first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.

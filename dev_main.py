@@ -1,6 +1,6 @@
-"""Development: the notes are in a temporary folder, and go when the program ends."""
+"""Development: the notes are in a temporary folder, deleted when the program ends."""
 
-TESTING = True  # Before the import, because db_connection reads it then.
+TESTING = True  # Before the import, since db_connection reads it then.
 import db_connection
 db = db_connection.Database()
 

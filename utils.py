@@ -8,7 +8,7 @@ import sys
 def to_str(data):
     """Return a str as it is, and bytes decoded from UTF-8.
 
-    Raise TypeError for anything else, and UnicodeDecodeError for other bytes.
+    Raise UnicodeDecodeError for other bytes, and TypeError for anything else.
     """
     if isinstance(data, str):
         return data
@@ -31,18 +31,18 @@ def main(db):
 
 
 def note(argument):
-    """Return an argument as UTF-8 text. If it isn't, argparse prints a usage error."""
+    """Decode an argument's bytes (PEP 383); argparse refuses other than UTF-8."""
     return to_str(os.fsencode(argument))
 
 
 def show(*lines):
     """Print lines, with escapes where the output can't encode them.
 
-    End quietly where nobody reads on, as in `prod_main.py | head`.
+    End quietly if the reader has gone, as in `prod_main.py | head`.
     """
     sys.stdout.reconfigure(errors='backslashreplace')
     try:
         print(*lines, sep='\n', flush=True)
     except BrokenPipeError:
-        # Python flushes again when it ends (signal module, "Note on SIGPIPE").
+        # Else Python's own flush at the end fails (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
