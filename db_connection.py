@@ -5,17 +5,16 @@ import os
 import shutil
 import sqlite3
 import sys
-import tempfile
 from contextlib import closing, contextmanager
 
 import __main__
 from utils import to_str
 
-SETUP = """
-    PRAGMA synchronous = EXTRA;  -- With FULL, a power cut may undo a commit.
-    PRAGMA fullfsync = ON;  -- On macOS, fsync alone doesn't reach the disk.
-    CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-"""
+SETUP = (
+    'PRAGMA synchronous = EXTRA',  # With FULL, a power cut may undo a commit.
+    'PRAGMA fullfsync = ON',  # On macOS, fsync alone doesn't reach the disk.
+    'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)',
+)
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that a call waits while others write. Ctrl+C waits, too.
@@ -45,7 +44,7 @@ class SQLiteDatabase:
         """Store texts, str or UTF-8 bytes: all of them, or none.
 
         Raise TypeError or UnicodeError for other data, and else what connect() does.
-        If Ctrl+C ends it, all may be stored already.
+        After Ctrl+C or an I/O error, all may be stored.
         """
         rows = [(to_str(text),) for text in texts]
         if rows:
@@ -80,8 +79,8 @@ class SQLiteDatabase:
         sqlite3.Error with the database's repr at the end of its message.
         """
         pid = os.getpid()
-        opened_by.append(pid)
         try:
+            opened_by.append(pid)
             # A fork copies this list and SQLite's own state, but not its locks. So the
             # child could damage the file (sqlite.org/howtocorrupt.html, 2.6).
             if set(opened_by) != {pid}:
@@ -92,7 +91,8 @@ class SQLiteDatabase:
             with closing(
                 sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             ) as connection:
-                connection.executescript(SETUP)
+                for statement in SETUP:
+                    connection.execute(statement)
                 yield connection
         except sqlite3.Error as error:
             error.args = (f'{error}: {self!r}',)
@@ -125,6 +125,8 @@ class TestDatabase(SQLiteDatabase):
     variable = 'TEST_DATA_HOME'
 
     def default_folder(self):
+        import tempfile  # Production starts faster without it.
+
         folder = tempfile.mkdtemp()
         os.environ[self.variable] = folder  # So that worker processes share it.
         atexit.register(delete_folder, folder, maker=os.getpid())
