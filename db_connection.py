@@ -26,9 +26,9 @@ class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block."""
 
     def __init__(self, path=None):
-        """Name the file: path, or one in the folder that the class's variable names.
+        """Name the file: path, or one in the folder that an environment variable names.
 
-        Raise OSError if that environment variable isn't an absolute path.
+        Raise OSError if that folder isn't an absolute path.
         """
         if path is None:
             folder = os.environ.get(self.variable) or self.default_folder()
@@ -120,7 +120,10 @@ class Win32Database(SQLiteDatabase):
 
 
 class TestDatabase(SQLiteDatabase):
-    """Development's database, in a folder that goes with the process that made it."""
+    """Development's database, by default in a new temporary folder.
+
+    The process that made the folder deletes it when it ends.
+    """
 
     variable = 'TEST_DATA_HOME'
 
@@ -138,8 +141,8 @@ def delete_folder(folder, maker):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Item 54. While multiprocessing starts a worker, __main__ is a module of its own, and
-# the main file is __mp_main__. That may be left from before, so it isn't asked first.
+# Item 54. In a worker that multiprocessing starts, the main file isn't __main__ yet,
+# but __mp_main__. Elsewhere that may be an old one, so __main__ is asked first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.

@@ -80,7 +80,7 @@ class FolderTestCase(TestCase):
     def setUp(self):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        self.folder = os.path.realpath(folder.name)
+        self.folder = folder.name
         homes = 'HOME', 'USERPROFILE', 'XDG_DATA_HOME', 'LOCALAPPDATA'
         environ = dict.fromkeys((*homes, 'TEST_DATA_HOME', 'TMPDIR'), self.folder)
         environ.update(PYTHONPATH=HERE, PYTHONIOENCODING='utf-8', PYTHONUNBUFFERED='')
