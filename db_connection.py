@@ -1,4 +1,4 @@
-"""The databases. When this module is imported, it chooses Database among them."""
+"""The database classes. Importing this module makes one of them Database."""
 
 import atexit
 import os
@@ -11,15 +11,15 @@ import __main__
 from utils import to_str
 
 SETUP = (
-    'PRAGMA synchronous = EXTRA',  # With FULL, a power cut may undo a commit.
-    'PRAGMA fullfsync = ON',  # On macOS, fsync alone doesn't reach the disk.
+    'PRAGMA synchronous = EXTRA',  # By default, a power cut may undo a commit.
+    'PRAGMA fullfsync = ON',  # On macOS, a commit may stop short of the disk without.
     'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)',
 )
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that a call waits while others write. Ctrl+C waits, too.
+TIMEOUT = 30  # Seconds that a call waits while others write. Ctrl+C acts only after.
 
-opened_by = []  # For each connection that is open, the id of its process.
+opened_by = []  # The process id of each open connection. See connect().
 
 
 class SQLiteDatabase:
@@ -43,8 +43,8 @@ class SQLiteDatabase:
     def add(self, *texts):
         """Store texts, str or UTF-8 bytes: all of them, or none.
 
-        Raise TypeError or UnicodeError for other data, and else what connect() does.
-        After Ctrl+C or an I/O error, all may be stored.
+        Raise TypeError or UnicodeError for other data, or what connect() raises. After
+        Ctrl+C or an I/O error, they may have been stored all the same.
         """
         rows = [(to_str(text),) for text in texts]
         if rows:
@@ -61,11 +61,11 @@ class SQLiteDatabase:
     def transaction(self):
         """Like connect(), but store all that the block does, or nothing if it raises.
 
-        From its start to its end nobody else can write. So a db.add() inside it waits
-        for TIMEOUT seconds, then raises.
+        From its start to its end nobody else can write. So a db.add() inside it, which
+        opens the file once more, waits for TIMEOUT seconds, then raises.
         """
         with self.connect() as connection:
-            # After a plain BEGIN, others may write between our first read and write.
+            # After a plain BEGIN, others may write once we have read, and ours fails.
             connection.execute('BEGIN IMMEDIATE')
             with connection:
                 yield connection
@@ -74,20 +74,19 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is a transaction of its own. Fetch all its rows inside the
-        block, because a cursor with rows left keeps the file locked. Raise OSError, or
+        Each statement is a transaction of its own. Inside the block, fetch all rows of
+        each cursor: one with rows left keeps the file locked. Raise OSError, or
         sqlite3.Error with the database's repr at the end of its message.
         """
         pid = os.getpid()
         try:
             opened_by.append(pid)
-            # A fork copies this list and SQLite's own state, but not its locks. So the
-            # child could damage the file (sqlite.org/howtocorrupt.html, 2.6).
+            # In a child that was forked meanwhile, SQLite believes that it holds its
+            # parent's locks. So it may damage the file (sqlite.org/howtocorrupt.html).
             if set(opened_by) != {pid}:
                 raise sqlite3.ProgrammingError('forked while a thread used a database')
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            # With another isolation_level, Python begins transactions of its own, and
-            # close() undoes them.
+            # By default, Python begins transactions itself, and close() undoes them.
             with closing(
                 sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             ) as connection:
@@ -120,9 +119,9 @@ class Win32Database(SQLiteDatabase):
 
 
 class TestDatabase(SQLiteDatabase):
-    """Development's database, by default in a new temporary folder.
+    """Development's database, by default in a temporary folder.
 
-    The process that made the folder deletes it when it ends.
+    The process that makes the folder deletes it at its end.
     """
 
     variable = 'TEST_DATA_HOME'
@@ -137,15 +136,15 @@ class TestDatabase(SQLiteDatabase):
 
 
 def delete_folder(folder, maker):
-    if os.getpid() == maker:  # A forked child runs this, too, when it ends.
+    if os.getpid() == maker:  # A forked child may run this, too.
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Item 54. In a worker that multiprocessing starts, the main file isn't __main__ yet,
-# but __mp_main__. Elsewhere that may be an old one, so __main__ is asked first.
+# Effective Python, item 54. In a worker that multiprocessing starts, the main file is
+# not __main__ yet, but __mp_main__. Elsewhere, that may be left from an earlier run.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
-if type(getattr(__main__, 'TESTING', None)) is not bool:  # 'False' would be true.
+if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
 
 if sys.platform.startswith('win32'):

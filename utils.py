@@ -31,18 +31,18 @@ def main(db):
 
 
 def note(argument):
-    """Decode an argument's bytes (PEP 383); argparse refuses other than UTF-8."""
+    """Decode an argument's bytes (PEP 383). If they aren't UTF-8, argparse exits."""
     return to_str(os.fsencode(argument))
 
 
 def show(*lines):
-    """Print lines, with escapes where the output can't encode them.
+    """Print lines. What the output can't encode becomes an escape.
 
-    End quietly if the reader has gone, as in `prod_main.py | head`.
+    If the reader has gone, as in `prod_main.py | head`, that's no error.
     """
     sys.stdout.reconfigure(errors='backslashreplace')
     try:
         print(*lines, sep='\n', flush=True)
     except BrokenPipeError:
-        # Else Python's own flush at the end fails (signal module, "Note on SIGPIPE").
+        # Else Python's flush at exit fails, too (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
