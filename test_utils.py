@@ -159,8 +159,7 @@ class DatabaseTestCase(FolderTestCase):
     """What all databases have in common."""
 
     def test_it_keeps_texts_in_their_order(self):
-        self.db.add('b', b'caf\xc3\xa9')
-        self.db.add('a')
+        self.db.add('b', b'caf\xc3\xa9', 'a')
         with self.db.connect() as connection:  # SQLite may read the index instead.
             connection.execute('ALTER TABLE note ADD COLUMN done')
             connection.execute('CREATE INDEX by_text ON note (text)')
@@ -376,10 +375,11 @@ class ReadmeTestCase(FolderTestCase):
         commands = re.findall(command, self.readme)
         self.assertEqual(5, len(commands))
         for arguments, shown in commands:
-            output = self.run_python(*shlex.split(arguments))[0]
+            output, errors, status = self.run_python(*shlex.split(arguments))
             shown = re.sub(r'\d', r'\\d', re.escape(shown))  # Sizes and times differ.
             shown = shown.replace('…\\\n', '(?s:.*)').replace('…', '.*')
             self.assertRegex(output, f'^{shown}$')
+            self.assertEqual(('', 0), (errors, status))
 
     def test_its_python_runs(self):
         blocks = re.findall('(?ms)^```python\n(.*?)^```$', self.readme)
