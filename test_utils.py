@@ -356,7 +356,7 @@ class MainTestCase(FolderTestCase):
         os.close(writer)
         self.assertEqual((None, '', 0), result)
 
-    def test_a_program_that_does_not_say_is_refused(self):
+    def test_a_main_file_without_testing_is_refused(self):
         output, errors, status = self.run_python('-c', 'import db_connection')
         self.assertRegex(errors, 'RuntimeError: .* set TESTING to True or False\n$')
         self.assertEqual(('', 1), (output, status))
