@@ -76,7 +76,8 @@ class SQLiteDatabase:
 
         Each statement is a transaction of its own. Inside the block, fetch all rows of
         each cursor: one with rows left keeps the file locked. Raise OSError, or
-        sqlite3.Error with the database's repr at the end of its message.
+        sqlite3.Error with the database's repr at the end of its message. Rarely, Ctrl+C
+        leaves the file open until its KeyboardInterrupt is gone.
         """
         pid = os.getpid()
         try:
