@@ -82,8 +82,9 @@ class SQLiteDatabase:
         pid = os.getpid()
         try:
             opened_by.append(pid)
-            # In a child that was forked meanwhile, SQLite believes that it holds its
-            # parent's locks. So it may damage the file (sqlite.org/howtocorrupt.html).
+            # A forked child inherits its parent's ids. SQLite in it believes that it
+            # has the parent's locks, and may damage the file
+            # (sqlite.org/howtocorrupt.html, 2.6).
             if set(opened_by) != {pid}:
                 raise sqlite3.ProgrammingError('forked while a thread used a database')
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -142,7 +143,7 @@ def delete_folder(folder, maker):
 
 
 # Effective Python, item 54. In a worker that multiprocessing starts, the main file is
-# not __main__ yet, but __mp_main__. Elsewhere, that may be left from an earlier run.
+# not __main__ yet, but __mp_main__. Ask __main__ first: an old __mp_main__ may remain.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.

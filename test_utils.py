@@ -160,7 +160,8 @@ class DatabaseTestCase(FolderTestCase):
 
     def test_it_keeps_texts_in_their_order(self):
         self.db.add(' b\n', b'caf\xc3\xa9', '')
-        with self.db.connect() as connection:  # SQLite may read the index instead.
+        with self.db.connect() as connection:
+            # Without ORDER BY, SQLite would read this index, not the wider table.
             connection.execute('ALTER TABLE note ADD COLUMN done')
             connection.execute('CREATE INDEX by_text ON note (text)')
         self.assertEqual([' b\n', 'caf\xe9', ''], list(self.db))
