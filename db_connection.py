@@ -12,14 +12,14 @@ from utils import to_str
 
 SETUP = (
     'PRAGMA synchronous = EXTRA',  # By default, a power cut may undo a commit.
-    'PRAGMA fullfsync = ON',  # On macOS, a commit may stop short of the disk without.
+    'PRAGMA fullfsync = ON',  # Else, on macOS, a commit may not reach the disk.
     'CREATE TABLE IF NOT EXISTS note (id INTEGER PRIMARY KEY, text TEXT NOT NULL)',
 )
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that a call waits while others write. Ctrl+C acts only after.
+TIMEOUT = 30  # Seconds that a call waits for others. Ctrl+C waits, too.
 
-opened_by = []  # The process id of each open connection. See connect().
+open_pids = []  # The process id of each open connection. See connect().
 
 
 class SQLiteDatabase:
@@ -44,7 +44,7 @@ class SQLiteDatabase:
         """Store texts, str or UTF-8 bytes: all of them, or none.
 
         Raise TypeError or UnicodeError for other data, or what connect() raises. After
-        Ctrl+C or an I/O error, they may have been stored all the same.
+        Ctrl+C or an I/O error, the texts may nevertheless be stored.
         """
         rows = [(to_str(text),) for text in texts]
         if rows:
@@ -65,7 +65,7 @@ class SQLiteDatabase:
         opens the file once more, waits for TIMEOUT seconds, then raises.
         """
         with self.connect() as connection:
-            # After a plain BEGIN, others may write once we have read, and ours fails.
+            # After a plain BEGIN, another's write after our read makes our write fail.
             connection.execute('BEGIN IMMEDIATE')
             with connection:
                 yield connection
@@ -75,20 +75,20 @@ class SQLiteDatabase:
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
         Each statement is a transaction of its own. Inside the block, fetch all rows of
-        each cursor: one with rows left keeps the file locked. Raise OSError, or
+        each cursor: an unfinished one keeps the file locked. Raise OSError, or
         sqlite3.Error with the database's repr at the end of its message. Rarely, Ctrl+C
-        leaves the file open until its KeyboardInterrupt is gone.
+        leaves the file open until the KeyboardInterrupt has been handled.
         """
         pid = os.getpid()
         try:
-            opened_by.append(pid)
-            # A forked child inherits its parent's ids. SQLite in it believes that it
+            open_pids.append(pid)
+            # A forked child inherits its parent's ids. There, SQLite believes that it
             # has the parent's locks, and may damage the file
             # (sqlite.org/howtocorrupt.html, 2.6).
-            if set(opened_by) != {pid}:
+            if set(open_pids) != {pid}:
                 raise sqlite3.ProgrammingError('forked while a thread used a database')
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            # By default, Python begins transactions itself, and close() undoes them.
+            # With None, Python begins no transactions itself. close() would undo them.
             with closing(
                 sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
             ) as connection:
@@ -99,7 +99,7 @@ class SQLiteDatabase:
             error.args = (f'{error}: {self!r}',)
             raise
         finally:
-            opened_by.remove(pid)
+            open_pids.remove(pid)
 
 
 class PosixDatabase(SQLiteDatabase):
@@ -123,7 +123,7 @@ class Win32Database(SQLiteDatabase):
 class TestDatabase(SQLiteDatabase):
     """Development's database, by default in a temporary folder.
 
-    The process that makes the folder deletes it at its end.
+    The process that makes the folder deletes it on exit.
     """
 
     variable = 'TEST_DATA_HOME'
@@ -142,8 +142,8 @@ def delete_folder(folder, maker):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Effective Python, item 54. In a worker that multiprocessing starts, the main file is
-# not __main__ yet, but __mp_main__. Ask __main__ first: an old __mp_main__ may remain.
+# Effective Python, item 54. multiprocessing loads a worker's main file as __mp_main__.
+# Ask __main__ first, because an old __mp_main__ may remain.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.

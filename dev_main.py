@@ -1,6 +1,6 @@
 """Development: the notes are in a temporary folder, deleted when the program ends."""
 
-TESTING = True  # Before the import, since db_connection reads it then.
+TESTING = True  # Set before the import, which reads it.
 import db_connection
 db = db_connection.Database()
 

@@ -1,6 +1,6 @@
 """Production: the notes are kept in the data folder of the user who runs it."""
 
-TESTING = False  # Before the import, since db_connection reads it then.
+TESTING = False  # Set before the import, which reads it.
 import db_connection
 db = db_connection.Database()
 

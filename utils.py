@@ -36,9 +36,9 @@ def note(argument):
 
 
 def show(*lines):
-    """Print lines. What the output can't encode becomes an escape.
+    """Print lines, and escape characters that the output can't encode.
 
-    If the reader has gone, as in `prod_main.py | head`, that's no error.
+    Ignore a closed pipe, as in `prod_main.py | head`.
     """
     sys.stdout.reconfigure(errors='backslashreplace')
     try:
