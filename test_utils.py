@@ -328,7 +328,7 @@ class MainTestCase(FolderTestCase):
         self.assert_prints([repr(self.db), 'a'], 'dev_main.py')
 
     def test_development_deletes_its_temporary_folder_at_the_end(self):
-        os.environ['TEST_DATA_HOME'] = ''
+        os.environ.update(HOME=HERE, TEST_DATA_HOME='')  # The folder isn't in the home.
         output, errors, status = self.run_python('dev_main.py', 'a note')
         self.assertRegex(output, rf'{os.path.basename(self.folder)}.*\na note\n$')
         self.assertEqual(('', 0, []), (errors, status, os.listdir(self.folder)))
