@@ -17,23 +17,58 @@ SETUP = (
 )
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that a call waits for others. Ctrl+C waits, too.
+TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C waits, too.
 
-open_pids = []  # The process id of each open connection. See connect().
+# A child that is forked while a database is open inherits what SQLite knows of the
+# file, but not the locks that protect it (sqlite.org/howtocorrupt.html, 2.6). If the
+# child opens the file again, it may hang or damage the file. If it commits or rolls
+# back a transaction of its parent, it damages the file, too. The next two functions
+# prevent the one and the other.
+open_pids = []  # For each open connection, the id of the process that opened it.
+
+
+@contextmanager
+def refuse_forked_child():
+    """Count a connection as open, or raise ProgrammingError in such a child."""
+    pid = os.getpid()
+    try:
+        open_pids.append(pid)
+        if open_pids[0] != pid:  # A child inherits the list with its parent's ids.
+            raise sqlite3.ProgrammingError('forked while a database was open')
+        yield
+    finally:
+        open_pids.remove(pid)
+
+
+@contextmanager
+def end_forked_child(connection):
+    """End such a child, with status 1, where it leaves its parent's transaction."""
+    try:
+        yield
+    finally:
+        if open_pids[0] != os.getpid() and connection.in_transaction:
+            try:
+                os.write(2, b'A forked child left a transaction: the child ends.\n')
+            finally:  # Standard error may be closed.
+                os._exit(1)
 
 
 class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block."""
 
     def __init__(self, path=None):
-        """Name the file: path, or one in the folder that an environment variable names.
+        """Name the file: path, or by default one in the folder of this class.
 
-        Raise OSError if that folder isn't an absolute path.
+        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the folder
+        isn't an absolute path.
         """
+        # IPython and notebooks run a second main file with this module still loaded.
+        if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
+            raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
-            folder = os.environ.get(self.variable) or self.default_folder()
+            folder = os.environ.get(self.variable) or os.path.expanduser(self.default)
             if not os.path.isabs(folder):
-                raise OSError(f'{self.variable} must be absolute, found: {folder!r}')
+                raise ValueError(f'{self.variable} must be absolute, found: {folder!r}')
             path = os.path.join(folder, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
 
@@ -52,72 +87,82 @@ class SQLiteDatabase:
                 connection.executemany(INSERT, rows)
 
     def __iter__(self):
-        """Read all notes at once, and return an iterator over them, oldest first."""
+        """Read all notes at once, and return an iterator over them, oldest first.
+
+        Raise what connect() raises.
+        """
         with self.connect() as connection:
-            rows = connection.execute(SELECT).fetchall()
-        return (text for (text,) in rows)
+            return iter([text for (text,) in connection.execute(SELECT)])
 
     @contextmanager
     def transaction(self):
         """Like connect(), but store all that the block does, or nothing if it raises.
 
-        From its start to its end nobody else can write. So a db.add() inside it, which
-        opens the file once more, waits for TIMEOUT seconds, then raises.
+        Nobody else can write during the block. So db.add() in it, which opens the file
+        once more, waits in vain, and list(db) shows what was there before.
+
+        Raise OperationalError at the end of the block if the transaction has ended
+        before: by commit(), by executescript(), or by SQLite itself, as on a full disk.
+        What the block did after that is stored.
         """
         with self.connect() as connection:
             # After a plain BEGIN, another's write after our read makes our write fail.
             connection.execute('BEGIN IMMEDIATE')
-            with connection:
-                yield connection
+            yield connection
+            if not connection.in_transaction:
+                raise sqlite3.OperationalError('the transaction ended before its block')
 
     @contextmanager
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is a transaction of its own. Inside the block, fetch all rows of
-        each cursor: an unfinished one keeps the file locked. Raise OSError, or
-        sqlite3.Error with the database's repr at the end of its message. Rarely, Ctrl+C
-        leaves the file open until the KeyboardInterrupt has been handled.
+        Each statement is stored at once. After a BEGIN, statements are stored by COMMIT
+        or at the end of the block, or not at all if the block raises.
+
+        Fetch all rows of each cursor. From Python 3.11 on, an unfinished cursor keeps
+        the file open and locked after the block.
+
+        A child that is forked during the block can't open a database. It must not use
+        the connection. If it leaves the block in a transaction, it ends with status 1.
+
+        Raise OSError, or sqlite3.Error with the database's repr at the end of its
+        message. A call may wait for several locks, TIMEOUT seconds for each. Rarely,
+        Ctrl+C leaves the file open until the KeyboardInterrupt has been handled.
         """
-        pid = os.getpid()
-        try:
-            open_pids.append(pid)
-            # A forked child inherits its parent's ids. There, SQLite believes that it
-            # has the parent's locks, and may damage the file
-            # (sqlite.org/howtocorrupt.html, 2.6).
-            if set(open_pids) != {pid}:
-                raise sqlite3.ProgrammingError('forked while a thread used a database')
+        with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
-            # With None, Python begins no transactions itself. close() would undo them.
-            with closing(
-                sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
-            ) as connection:
+            connection = sqlite3.connect(
+                self.path,
+                timeout=TIMEOUT,
+                isolation_level=None,  # Python itself begins no transactions.
+            )
+            with closing(connection), connection, end_forked_child(connection):
                 for statement in SETUP:
                     connection.execute(statement)
                 yield connection
+
+    @contextmanager
+    def named_errors(self):
+        """Add this database's repr to each sqlite3.Error that doesn't have one yet."""
+        try:
+            yield
         except sqlite3.Error as error:
-            error.args = (f'{error}: {self!r}',)
+            if not hasattr(error, 'database'):
+                error.database = self
+                error.args = (f'{error}: {self!r}',)
             raise
-        finally:
-            open_pids.remove(pid)
 
 
 class PosixDatabase(SQLiteDatabase):
     """Production's database, where the XDG Base Directory Specification puts data."""
 
-    variable = 'XDG_DATA_HOME'
-
-    def default_folder(self):
-        return os.path.expanduser('~/.local/share')
+    variable, default = 'XDG_DATA_HOME', '~/.local/share'
 
 
 class Win32Database(SQLiteDatabase):
     """Production's database on Windows, in the user's local application data."""
 
-    variable = 'LOCALAPPDATA'
-
-    def default_folder(self):
-        return os.path.expanduser('~/AppData/Local')
+    variable, default = 'LOCALAPPDATA', '~/AppData/Local'
 
 
 class TestDatabase(SQLiteDatabase):
@@ -128,17 +173,19 @@ class TestDatabase(SQLiteDatabase):
 
     variable = 'TEST_DATA_HOME'
 
-    def default_folder(self):
+    @property
+    def default(self):
+        """Make a temporary folder, and name it in the variable for worker processes."""
         import tempfile  # Production starts faster without it.
 
-        folder = tempfile.mkdtemp()
-        os.environ[self.variable] = folder  # So that worker processes share it.
+        folder = os.environ[self.variable] = tempfile.mkdtemp()
         atexit.register(delete_folder, folder, maker=os.getpid())
         return folder
 
 
 def delete_folder(folder, maker):
-    if os.getpid() == maker:  # A forked child may run this, too.
+    """Delete the folder if this is the process that made it, and no forked child."""
+    if os.getpid() == maker:
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -148,6 +195,7 @@ if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
+TESTING = __main__.TESTING  # The choice stays, whatever __main__ is later.
 
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database

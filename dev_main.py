@@ -1,9 +1,11 @@
 """Development: the notes are in a temporary folder, deleted when the program ends."""
 
-TESTING = True  # Set before the import, which reads it.
+# db_connection reads TESTING when it is imported.
+TESTING = True
 import db_connection
 db = db_connection.Database()
 
+# A worker process imports this file, too.
 if __name__ == '__main__':
     import utils
 

@@ -1,9 +1,11 @@
 """Production: the notes are kept in the data folder of the user who runs it."""
 
-TESTING = False  # Set before the import, which reads it.
+# db_connection reads TESTING when it is imported.
+TESTING = False
 import db_connection
 db = db_connection.Database()
 
+# A worker process imports this file, too.
 if __name__ == '__main__':
     import utils
 

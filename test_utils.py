@@ -1,8 +1,9 @@
 """The suite: unit tests in this process, integration tests that start programs."""
 
-import multiprocessing
+import doctest
+import inspect
+import io
 import os
-import re
 import runpy
 import shlex
 import sqlite3
@@ -11,12 +12,15 @@ import sys
 import tempfile
 import threading
 import unittest
+from contextlib import ExitStack, redirect_stdout
+from multiprocessing import get_all_start_methods
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import TestCase, main
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import __main__
+import utils
 from utils import to_str
 
 with patch.object(__main__, 'TESTING', True, create=True):
@@ -24,6 +28,22 @@ with patch.object(__main__, 'TESTING', True, create=True):
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSIX = unittest.skipUnless(os.name == 'posix', 'Windows has no such thing')
+
+# The next three change with the table. The programs that the suite starts get them, too.
+REVERSE = 'UPDATE note SET id = -id'  # The notes' order shows whether it was stored.
+
+
+def note(name):
+    return f'note {name}'
+
+
+def store(db, names):
+    db.add(*map(note, names))
+
+
+def many():
+    """Return names of so many notes that they don't fit into SQLite's cache."""
+    return [f'{number:1000}' for number in range(3000)]
 
 
 class UtilsTestCase(TestCase):
@@ -39,16 +59,51 @@ class UtilsTestCase(TestCase):
     def test_to_str_bad_shows_what_it_found(self):
         self.assertRaisesRegex(TypeError, r'found: \(1, 2\)$', to_str, (1, 2))
 
+    def test_to_str_bytes_that_are_not_utf_8(self):
+        self.assertRaises(UnicodeDecodeError, to_str, b'caf\xe9')
+
+
+class MainTestCase(TestCase):
+    """utils.main, with a mock in the place of the database."""
+
+    def run_main(self, db, *arguments):
+        with (
+            patch('sys.argv', ['a_main.py', *arguments]),
+            redirect_stdout(io.StringIO()) as output,
+        ):
+            utils.main(db)
+        return output.getvalue()
+
+    def test_it_adds_its_arguments_and_shows_database_and_notes_by_their_repr(self):
+        db = MagicMock()
+        db.__iter__.return_value = ['a\nb', "it's"]
+        output = self.run_main(db, 'c', 'd')
+        db.add.assert_called_once_with(b'c', b'd')
+        self.assertEqual(f"{db!r}\n'a\\nb'\n\"it's\"\n", output)
+
+    def test_an_error_ends_it_with_a_message_that_names_the_database_once(self):
+        for error, message in (
+            (sqlite3.OperationalError('locked: its name'), ': locked: its name$'),
+            (OSError('no folder'), ': no folder: <MagicMock id=.*>$'),
+            (UnicodeError('no UTF-8'), ': no UTF-8: <MagicMock id=.*>$'),
+        ):
+            db = MagicMock(**{'add.side_effect': error})
+            self.assertRaisesRegex(SystemExit, message, self.run_main, db)
+
+    def test_an_output_that_fails_is_another_error(self):
+        with patch('sys.stdout', **{'write.side_effect': OSError('disk full')}):
+            self.assertRaisesRegex(OSError, 'disk full', utils.show, 'a note')
+
 
 class ChoiceTestCase(TestCase):
     """Which Database __main__.TESTING and sys.platform choose."""
 
     def choose(self, main, worker_main, platform='linux'):
-        modules = {
-            '__main__': SimpleNamespace(**main),
-            '__mp_main__': SimpleNamespace(**worker_main),
-        }
-        with patch.dict(sys.modules, modules), patch('sys.platform', platform):
+        with (
+            patch.dict(sys.modules, __main__=SimpleNamespace(**main)),
+            patch.dict(sys.modules, __mp_main__=SimpleNamespace(**worker_main)),
+            patch('sys.platform', platform),
+        ):
             return runpy.run_module('db_connection')['Database'].__name__
 
     def test_testing_and_the_platform_choose(self):
@@ -61,110 +116,139 @@ class ChoiceTestCase(TestCase):
         ):
             self.assertEqual(name, self.choose({'TESTING': testing}, {}, platform))
 
-    def test_in_a_worker_process_its_main_file_chooses(self):
+    def test_a_workers_main_file_chooses_if_main_itself_has_no_testing(self):
         self.assertEqual('TestDatabase', self.choose({}, {'TESTING': True}))
-
-    def test_an_old_main_file_of_a_worker_does_not_choose(self):
-        name = self.choose({'TESTING': False}, {'TESTING': True})
-        self.assertEqual('PosixDatabase', name)
+        self.assertEqual(
+            'PosixDatabase', self.choose({'TESTING': False}, {'TESTING': True})
+        )
 
     def test_anything_but_true_and_false_is_refused(self):
         for testing in 'False', None, 0, 1:
             with self.assertRaisesRegex(RuntimeError, 'set TESTING to True or False$'):
-                self.choose({'TESTING': testing}, {'TESTING': True})
+                self.choose({'TESTING': testing}, {})
 
 
 class FolderTestCase(TestCase):
     """A temporary folder, for all data of this process and those that it starts."""
 
     def setUp(self):
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = folder.name
-        homes = 'HOME', 'USERPROFILE', 'XDG_DATA_HOME', 'LOCALAPPDATA'
-        environ = dict.fromkeys((*homes, 'TEST_DATA_HOME', 'TMPDIR'), self.folder)
-        environ.update(PYTHONPATH=HERE, PYTHONIOENCODING='utf-8', PYTHONUNBUFFERED='')
-        patcher = patch.dict(os.environ, environ)
-        patcher.start()
-        self.addCleanup(patcher.stop)
+        stack = ExitStack()
+        self.addCleanup(stack.close)
+        self.folder = stack.enter_context(tempfile.TemporaryDirectory())
+        environ = {
+            'HOME': self.folder,
+            'USERPROFILE': self.folder,
+            'XDG_DATA_HOME': self.folder,
+            'LOCALAPPDATA': self.folder,
+            'TEST_DATA_HOME': self.folder,
+            'TMPDIR': self.folder,
+            'PYTHONIOENCODING': 'utf-8',
+            'PYTHONUNBUFFERED': '',
+            'PYPY_GC_NURSERY': '4M',  # Else PyPy may warn of the processor's cache.
+        }
+        stack.enter_context(patch.dict(os.environ, environ))
         self.db = db_connection.Database()
 
-    def run_python(self, *arguments, cwd=HERE, stdout=subprocess.PIPE):
-        """Return what a program prints to each stream, and its exit status."""
+    def assert_output(self, expected, output):
+        """Compare as doctest does: ... stands for any text."""
+        self.assertTrue(
+            doctest.OutputChecker().check_output(expected, output, doctest.ELLIPSIS),
+            f'expected:\n{expected}\nfound:\n{output}',
+        )
+
+    def run_python(self, *arguments, errors='', status=0, stdout=subprocess.PIPE):
+        """Run a program, see that it ends as expected, and return what it prints."""
         run = subprocess.run(
             [sys.executable, '-W', 'error', '-X', 'dev', *arguments],
             check=False,
-            cwd=cwd,
+            cwd=HERE,
             encoding='utf-8',
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
             timeout=60,
         )
-        return run.stdout, run.stderr, run.returncode
+        self.assert_output(errors, run.stderr)
+        self.assertEqual(status, run.returncode)
+        return run.stdout
 
-    def assert_prints(self, lines, *arguments, **options):
-        output = ''.join(f'{line}\n' for line in lines)
-        self.assertEqual((output, '', 0), self.run_python(*arguments, **options))
-
-    def assert_main_file_prints(self, lines, testing, code):
+    def run_main_file(self, testing, code, errors=''):
         """Run a main file that sets TESTING, makes db, and goes on with code."""
         os.environ['TEST_DATA_HOME'] = ''
-        start = 'import db_connection\ndb = db_connection.Database()\n'
         path = Path(self.folder, 'a_main.py')
-        path.write_text(f'TESTING = {testing}\n{start}{code}', encoding='utf-8')
-        self.assert_prints(lines, path, cwd=self.folder)
+        path.write_text(
+            f'import sys; sys.path.append({HERE!r})\n'
+            f'TESTING = {testing}; REVERSE = {REVERSE!r}\n'
+            'import db_connection; db = db_connection.Database()\n'
+            + '\n'.join(map(inspect.getsource, (note, store, many)))
+            + code,
+            encoding='utf-8',
+        )
+        return self.run_python(path, errors=errors)
 
 
 class PlaceTestCase(FolderTestCase):
     """The folder that each database is in."""
 
-    def test_a_variable_names_it_and_must_be_absolute(self):
-        for variable, database in (
-            ('XDG_DATA_HOME', db_connection.PosixDatabase),
-            ('LOCALAPPDATA', db_connection.Win32Database),
-            ('TEST_DATA_HOME', db_connection.TestDatabase),
+    def test_a_variable_names_it_or_it_is_in_the_users_home(self):
+        for variable, value, database, folder in (
+            ('XDG_DATA_HOME', HERE, db_connection.PosixDatabase, HERE),
+            (
+                'XDG_DATA_HOME',
+                '',
+                db_connection.PosixDatabase,
+                f'{self.folder}/.local/share',
+            ),
+            ('LOCALAPPDATA', HERE, db_connection.Win32Database, HERE),
+            (
+                'LOCALAPPDATA',
+                '',
+                db_connection.Win32Database,
+                f'{self.folder}/AppData/Local',
+            ),
+            ('TEST_DATA_HOME', HERE, db_connection.TestDatabase, HERE),
         ):
-            path = os.path.join(HERE, 'production-notes', 'notes.db')
-            os.environ[variable] = HERE
+            os.environ[variable] = value
+            path = os.path.abspath(f'{folder}/production-notes/notes.db')
             self.assertEqual(path, database().path)
-            os.environ[variable] = 'staging'
-            self.assertRaisesRegex(OSError, f"{variable} .* 'staging'$", database)
 
-    def test_without_the_variable_it_is_in_the_users_home(self):
-        path = os.path.join('production-notes', 'notes.db')
-        del os.environ['XDG_DATA_HOME']
-        share = os.path.join(self.folder, '.local', 'share', path)
-        self.assertEqual(share, db_connection.PosixDatabase().path)
-        os.environ['LOCALAPPDATA'] = ''
-        local = os.path.join(self.folder, 'AppData', 'Local', path)
-        self.assertEqual(local, db_connection.Win32Database().path)
+    def test_it_must_be_absolute(self):
+        for database in db_connection.RealDatabase, db_connection.TestDatabase:
+            os.environ[database.variable] = 'staging'
+            self.assertRaisesRegex(ValueError, "absolute.* 'staging'$", database)
 
     def test_a_temporary_folder_that_is_gone_already_is_no_error(self):
-        db_connection.delete_folder(
-            os.path.join(self.folder, 'gone'), maker=os.getpid()
-        )
+        db_connection.delete_folder(f'{self.folder}/gone', maker=os.getpid())
 
     def test_a_given_path_is_used(self):
         for path in 'notes.db', os.path.join(self.folder, 'notes.db'), '':
             self.assertEqual(os.path.abspath(path), db_connection.Database(path).path)
 
+    def test_a_main_file_with_another_testing_gets_no_database(self):
+        os.environ['TEST_DATA_HOME'] = ''
+        with patch.dict(sys.modules, __main__=SimpleNamespace(TESTING=False)):
+            self.assertRaisesRegex(
+                RuntimeError, 'start Python anew', db_connection.Database
+            )
+        self.assertEqual('', os.environ['TEST_DATA_HOME'])  # No folder was made.
+
     @POSIX
     def test_only_its_user_can_enter_it(self):
-        self.db.add('a note')
+        store(self.db, 'a')
         self.assertEqual(0o700, Path(self.db.path).parent.stat().st_mode & 0o777)
 
 
 class DatabaseTestCase(FolderTestCase):
     """What all databases have in common."""
 
-    def test_it_keeps_texts_in_their_order(self):
-        self.db.add(' b\n', b'caf\xc3\xa9', '')
+    def test_it_keeps_texts_as_they_are_in_their_order(self):
+        self.db.add(' b\n', b'caf\xc3\xa9', '01', '')
         with self.db.connect() as connection:
             # Without ORDER BY, SQLite would read this index, not the wider table.
-            connection.execute('ALTER TABLE note ADD COLUMN done')
-            connection.execute('CREATE INDEX by_text ON note (text)')
-        self.assertEqual([' b\n', 'caf\xe9', ''], list(self.db))
+            connection.executescript(
+                'ALTER TABLE note ADD COLUMN done; CREATE INDEX by_text ON note (text)'
+            )
+        self.assertEqual([' b\n', 'caf\xe9', '01', ''], list(self.db))
 
     def test_its_repr_makes_it_again(self):
         self.assertEqual(self.db.path, eval(repr(self.db), vars(db_connection)).path)
@@ -175,118 +259,140 @@ class DatabaseTestCase(FolderTestCase):
 
     def test_an_add_that_fails_stores_nothing(self):
         for bad in object(), b'caf\xe9', 'caf\udce9':
-            with self.assertRaises((TypeError, UnicodeError)):
-                self.db.add(*['a note'] * 1000, bad)
+            self.assertRaises((TypeError, UnicodeError), self.db.add, 'a note', bad)
         self.assertEqual([], list(self.db))
 
     def test_a_loop_may_add(self):
-        self.db.add('a', 'b')
-        for text in self.db:
-            self.db.add(text * 2)
-        self.assertEqual(['a', 'b', 'aa', 'bb'], list(self.db))
-
-    def test_a_statement_outside_a_transaction_is_kept(self):
-        with self.db.connect() as connection:
-            connection.execute(db_connection.INSERT, ['a note'])
-        self.assertEqual(['a note'], list(self.db))
+        store(self.db, 'ab')
+        for _ in self.db:
+            store(self.db, 'c')
+        self.assertEqual([*map(note, 'abcc')], list(self.db))
 
     def test_a_connection_is_durable_and_patient_and_then_closed(self):
-        values = {'synchronous': 3, 'fullfsync': 1, 'busy_timeout': 30_000}
         with self.db.connect() as connection:
-            for name, value in values.items():
-                rows = connection.execute(f'PRAGMA {name}').fetchall()
-                self.assertEqual([(value,)], rows, name)
+            values = [
+                connection.execute(f'PRAGMA {name}').fetchone()
+                for name in ('synchronous', 'fullfsync', 'busy_timeout')
+            ]
+        self.assertEqual([(3,), (1,), (30_000,)], values)
         self.assertRaises(sqlite3.ProgrammingError, connection.execute, 'SELECT 1')
 
-    def test_its_file_may_be_moved_and_put_back(self):
-        moved = os.path.join(self.folder, 'moved.db')
-        self.db.add('moved')
-        os.rename(self.db.path, moved)
-        self.db.add('new')
-        self.assertEqual(['new'], list(self.db))
-        os.replace(moved, self.db.path)
-        self.assertEqual(['moved'], list(self.db))
 
-    def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(self):
-        self.db = db_connection.Database(os.path.join(self.folder, 'a.txt'))
-        Path(self.db.path).write_bytes(b'a text')
-        self.assertRaisesRegex(
-            sqlite3.DatabaseError, 'not a database: TestDatabase', self.db.add, 'a note'
-        )
-        self.assertEqual(b'a text', Path(self.db.path).read_bytes())
+class BlockTestCase(FolderTestCase):
+    """A `with` block of connect() or transaction()."""
 
+    def setUp(self):
+        super().setUp()
+        store(self.db, 'ab')
 
-class OtherWriterTestCase(FolderTestCase):
-    """Others write to the same file."""
+    def test_a_begin_by_hand_is_committed_at_the_end(self):
+        with self.db.connect() as connection:
+            connection.execute('BEGIN')
+            connection.execute(REVERSE)
+        self.assertEqual([*map(note, 'ba')], list(self.db))
 
-    def test_nobody_else_writes_from_the_start_of_a_transaction(self):
-        with patch('db_connection.TIMEOUT', 0), self.db.transaction():
+    def test_if_the_block_raises_its_transaction_is_undone(self):
+        for block, begin, names in (
+            (self.db.transaction, '', 'ab'),
+            (self.db.connect, 'BEGIN', 'ab'),
+            (self.db.connect, '', 'ba'),
+        ):
+            with self.assertRaisesRegex(KeyError, '^1$'), block() as connection:
+                connection.execute(begin)
+                connection.execute(REVERSE)
+                raise KeyError(1)
+            self.assertEqual([*map(note, names)], list(self.db))
+
+    def test_a_transaction_that_ended_before_its_block_is_an_error(self):
+        with (
+            self.assertRaisesRegex(sqlite3.Error, 'ended before its block: TestData'),
+            self.db.transaction() as connection,
+        ):
+            connection.commit()
+
+    def test_a_file_that_is_no_database_is_refused_by_its_name_and_left_alone(self):
+        inner = db_connection.Database(f'{self.folder}/a.txt')
+        Path(inner.path).write_bytes(b'a text')
+        with self.assertRaises(sqlite3.DatabaseError) as caught, self.db.connect():
+            list(inner)
+        self.assertEqual(f'file is not a database: {inner!r}', str(caught.exception))
+        self.assertEqual(b'a text', Path(inner.path).read_bytes())
+
+    def test_beside_a_transaction_others_can_read_and_not_write(self):
+        with patch('db_connection.TIMEOUT', 0), self.db.transaction() as connection:
             self.assertRaisesRegex(
-                sqlite3.OperationalError, 'locked: TestDatabase', self.db.add, 'a note'
+                sqlite3.OperationalError, 'locked: TestDatabase', store, self.db, 'c'
             )
+            connection.execute(REVERSE)
+            self.assertEqual([*map(note, 'ab')], list(self.db))
 
-    def test_a_writer_waits(self):
+    def test_another_writer_waits(self):
         with self.db.transaction() as connection:
-            thread = threading.Thread(target=self.db.add, args=['second'])
+            thread = threading.Thread(target=store, args=[self.db, 'c'])
             thread.start()
             thread.join(0.2)
-            connection.execute(db_connection.INSERT, ['first'])
+            connection.execute(REVERSE)
         thread.join()
-        self.assertEqual(['first', 'second'], list(self.db))
-
-    def test_a_reader_does_not_wait(self):
-        self.db.add('a note')
-        with patch('db_connection.TIMEOUT', 0), self.db.transaction() as connection:
-            connection.execute(db_connection.INSERT, ['not yet'])
-            self.assertEqual(['a note'], list(self.db))
+        self.assertEqual([*map(note, 'bac')], list(self.db))
 
 
 WORKERS = """
-import multiprocessing
+from multiprocessing import get_all_start_methods, get_context
 
-def work(text):
-    db.add(text)
+def work(name):
+    store(db, [name])
 
 if __name__ == '__main__':
-    for method in multiprocessing.get_all_start_methods():
-        process = multiprocessing.get_context(method).Process
+    for method in get_all_start_methods():
+        process = get_context(method).Process
         workers = [process(target=work, args=[method]) for _ in range(2)]
         for worker in workers:
             worker.start()
         for worker in workers:
             worker.join()
-    print(*db)
+    print(list(db))
 """
 FORK = """
-import contextlib, os, sys
-db.add('kept')
+import contextlib, os
+store(db, 'a')
 with contextlib.suppress(ZeroDivisionError), db.connect():
     1 / 0
 if os.fork() == 0:
-    db.add('of the child')
+    store(db, 'b')
     sys.exit()
 os.wait()
-print(*db)
+print(list(db))
 """
 FORK_WHILE_OPEN = """
 import os, sqlite3
 with db.connect():
-    list(db)
     if os.fork() == 0:
         try:
-            db.add('of the child')
+            store(db, 'a')
         except sqlite3.ProgrammingError as error:
             print(error, flush=True)
-        os._exit(0)
-    os.wait()
-db.add('of the parent')
-print(*db)
+        sys.exit()
+    print(os.wait()[1])
+store(db, 'b')
+print(list(db))
+"""
+FORK_IN_TRANSACTION = """
+import os
+store(db, many())
+with db.transaction() as connection:
+    connection.execute(REVERSE)
+    for standard_error_is_closed in False, True:
+        if os.fork() == 0:
+            if standard_error_is_closed:
+                os.close(2)
+            sys.exit()
+        print(os.WEXITSTATUS(os.wait()[1]), flush=True)
 """
 KILL = """
 import os
-db.add('kept')
+store(db, many())
 with db.transaction() as connection:
-    connection.execute(db_connection.INSERT, ['a part ' * 1_000_000])
+    connection.execute(REVERSE)
     os._exit(0)
 """
 
@@ -295,52 +401,72 @@ class ProcessTestCase(FolderTestCase):
     """Processes that share a database."""
 
     def test_workers_share_their_program_s_database(self):
-        methods = multiprocessing.get_all_start_methods()
-        line = ' '.join(f'{method} {method}' for method in methods)
+        notes = [note(name) for name in get_all_start_methods() for _ in range(2)]
         for testing in True, False:
-            self.assert_main_file_prints([line], testing, WORKERS)
+            self.assertEqual(f'{notes}\n', self.run_main_file(testing, WORKERS))
 
     @POSIX
     def test_a_forked_child_shares_the_temporary_folder_and_does_not_delete_it(self):
-        self.assert_main_file_prints(['kept of the child'], True, FORK)
+        self.assertEqual(f'{[*map(note, "ab")]}\n', self.run_main_file(True, FORK))
 
     @POSIX
-    def test_a_child_that_was_forked_while_the_file_was_open_is_refused(self):
-        refusal = 'forked while a thread used a database'
-        lines = [f'{refusal}: {db_connection.RealDatabase()!r}', 'of the parent']
-        self.assert_main_file_prints(lines, False, FORK_WHILE_OPEN)
+    def test_a_child_that_was_forked_while_the_file_was_open_is_refused_and_lives(self):
+        db = db_connection.RealDatabase()
+        self.assertEqual(
+            f'forked while a database was open: {db!r}\n0\n{[note("b")]}\n',
+            self.run_main_file(False, FORK_WHILE_OPEN),
+        )
+
+    @POSIX
+    def test_a_forked_child_that_leaves_a_transaction_ends_and_harms_nothing(self):
+        output = self.run_main_file(
+            testing=False,
+            code=FORK_IN_TRANSACTION,
+            errors='A forked child left a transaction: the child ends.\n',
+        )
+        self.assertEqual('1\n1\n', output)
+        notes = [*map(note, reversed(many()))]
+        self.assertEqual(notes, list(db_connection.RealDatabase()))
 
     def test_a_kill_in_a_transaction_leaves_no_part_of_it(self):
-        self.assert_main_file_prints([], False, KILL)
-        self.assertEqual(['kept'], list(db_connection.RealDatabase()))
+        self.run_main_file(False, KILL)
+        self.assertEqual([*map(note, many())], list(db_connection.RealDatabase()))
 
 
-class MainTestCase(FolderTestCase):
+class MainFileTestCase(FolderTestCase):
     """The two main files, as a user runs them."""
 
     def test_production_keeps_notes(self):
-        line = repr(db_connection.RealDatabase())
-        self.assert_prints([line, 'a'], 'prod_main.py', 'a')
-        self.assert_prints([line, 'a', 'c', 'b'], 'prod_main.py', 'c', 'b')
+        shown = f"{db_connection.RealDatabase()!r}\n'a'\n"
+        self.assertEqual(shown, self.run_python('prod_main.py', 'a'))
+        self.assertEqual(
+            f"{shown}'c'\n'b'\n", self.run_python('prod_main.py', 'c', 'b')
+        )
 
-    def test_development_keeps_notes_only_where_the_variable_says(self):
-        self.assert_prints([repr(self.db), 'a'], 'dev_main.py', 'a')
-        self.assert_prints([repr(self.db), 'a'], 'dev_main.py')
+    def test_development_keeps_notes_where_the_variable_says(self):
+        shown = f"{self.db!r}\n'a'\n"
+        self.assertEqual(shown, self.run_python('dev_main.py', 'a'))
+        self.assertEqual(shown, self.run_python('dev_main.py'))
 
-    def test_development_deletes_its_temporary_folder_at_the_end(self):
+    def test_else_development_deletes_its_temporary_folder_at_the_end(self):
         os.environ.update(HOME=HERE, TEST_DATA_HOME='')  # The folder isn't in the home.
-        output, errors, status = self.run_python('dev_main.py', 'a note')
-        self.assertRegex(output, rf'{os.path.basename(self.folder)}.*\na note\n$')
-        self.assertEqual(('', 0, []), (errors, status, os.listdir(self.folder)))
-
-    def test_help_and_a_usage_error_make_nothing(self):
-        output, errors, status = self.run_python('prod_main.py', '--help')
-        self.assertIn('Store each NOTE', output)
-        self.assertEqual(('', 0), (errors, status))
-        output, errors, status = self.run_python('prod_main.py', 'caf\udce9')
-        self.assertIn(r"NOTE: invalid note value: 'caf\udce9'", errors)
-        self.assertEqual(('', 2), (output, status))
+        shown = f"TestDatabase('...{os.path.basename(self.folder)}...')\n'a'\n"
+        self.assert_output(shown, self.run_python('dev_main.py', 'a'))
         self.assertEqual([], os.listdir(self.folder))
+
+    def test_a_worker_process_does_not_run_the_program_again(self):
+        for path in Path(HERE, 'dev_main.py'), Path(HERE, 'prod_main.py'):
+            runpy.run_path(str(path), run_name='__mp_main__')
+        self.assertEqual([], os.listdir(self.folder))
+
+    def test_help_tells_what_it_does(self):
+        self.assertIn('Store each NOTE', self.run_python('prod_main.py', '--help'))
+
+    def test_a_failure_is_one_line(self):
+        db = db_connection.RealDatabase()
+        os.makedirs(db.path)
+        errors = f'prod_main.py: unable to open database file: {db!r}\n'
+        self.assertEqual('', self.run_python('prod_main.py', errors=errors, status=1))
 
     def test_arguments_are_utf_8_and_what_the_output_cannot_encode_is_escaped(self):
         os.environ.update(
@@ -349,46 +475,48 @@ class MainTestCase(FolderTestCase):
             PYTHONIOENCODING='ascii',
             PYTHONUTF8='0',
         )
-        self.assertIn(r'caf\xe9', self.run_python('dev_main.py', b'caf\xc3\xa9')[0])
+        self.assertIn(r"'caf\xe9'", self.run_python('dev_main.py', b'caf\xc3\xa9'))
 
     @POSIX
     def test_it_ends_quietly_when_nobody_reads_on(self):
-        reader, writer = os.pipe()
-        os.close(reader)
-        result = self.run_python('dev_main.py', 'a note', stdout=writer)
-        os.close(writer)
-        self.assertEqual((None, '', 0), result)
+        for names in 'a', many():
+            store(self.db, names)
+            reader, writer = os.pipe()
+            os.close(reader)
+            self.run_python('dev_main.py', stdout=writer)
+            os.close(writer)
 
     def test_a_main_file_without_testing_is_refused(self):
-        output, errors, status = self.run_python('-c', 'import db_connection')
-        self.assertIn('must first set TESTING to True or False', errors)
-        self.assertEqual(('', 1), (output, status))
+        self.run_python(
+            *('-c', 'import db_connection'),
+            errors='...must first set TESTING to True or False...',
+            status=1,
+        )
 
 
 class ReadmeTestCase(FolderTestCase):
     """What README.md shows."""
 
-    readme = Path(HERE, 'README.md').read_text(encoding='utf-8')
+    readme = Path(HERE, 'README.md')
 
     @POSIX
-    @unittest.skipIf(sys.implementation.name == 'pypy', 'PyPy has no tracemalloc')
     def test_its_commands_print_what_it_shows(self):
         os.environ.update(XDG_DATA_HOME='', TEST_DATA_HOME='')
-        command = r'(?m)^\$ python (?!-m unittest)(.*)\n((?:[^$`].*\n)*)'
-        commands = re.findall(command, self.readme)
-        self.assertEqual(5, len(commands))
-        for arguments, shown in commands:
-            output, errors, status = self.run_python(*shlex.split(arguments))
-            # Times differ, and so do the quotes of a path that has one itself.
-            shown = re.sub(r'\d', r'\\d', re.escape(shown)).replace("'", '.')
-            shown = shown.replace('…\\\n', '(?s:.*)').replace('…', '.*')
-            self.assertRegex(output, f'^{shown}$')
-            self.assertEqual(('', 0), (errors, status))
+        for command in self.readme.read_text(encoding='utf-8').split('$ python ')[1:]:
+            arguments, _, rest = command.partition('\n')
+            output = self.run_python(*shlex.split(arguments))
+            self.assert_output(rest.partition('```')[0], output)
 
-    def test_its_python_runs(self):
-        blocks = re.findall('(?ms)^```python\n(.*?)^```$', self.readme)
-        code = 'import sys, __main__\nfrom db_connection import *\n' + ''.join(blocks)
-        self.assert_main_file_prints(['a str', 'UTF-8 bytes'], True, code)
+    @unittest.skipIf(sys.implementation.name == 'pypy', 'PyPy has no tracemalloc')
+    def test_its_examples_print_what_it_shows(self):
+        results = doctest.testfile(
+            str(self.readme),
+            module_relative=False,
+            globs={'db': self.db, 'db_connection': db_connection},
+            optionflags=doctest.ELLIPSIS,
+            encoding='utf-8',
+        )
+        self.assertEqual(0, results.failed)
 
 
 if __name__ == '__main__':

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sqlite3
 import sys
 
 
@@ -22,27 +23,31 @@ def to_str(data):
 def main(db):
     """Add the notes that the command line gives, then show db and all its notes.
 
-    Raise SystemExit for --help and for wrong arguments.
+    Raise SystemExit for --help, for wrong arguments, and where db can't be used. What
+    show() raises comes after the notes are stored.
     """
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
-    parser.add_argument('notes', metavar='NOTE', nargs='*', type=note)
-    db.add(*parser.parse_args().notes)
-    show(repr(db), *db)
+    parser.add_argument('notes', metavar='NOTE', nargs='*')
+    arguments = parser.parse_args().notes
+    try:
+        db.add(*map(os.fsencode, arguments))  # The system's own bytes (PEP 383).
+        notes = list(db)
+    except sqlite3.Error as error:  # Its message names the database.
+        sys.exit(f'{parser.prog}: {error}')
+    except (OSError, UnicodeError) as error:
+        sys.exit(f'{parser.prog}: {error}: {db!r}')
+    show(db, *notes)
 
 
-def note(argument):
-    """Decode an argument's bytes (PEP 383). If they aren't UTF-8, argparse exits."""
-    return to_str(os.fsencode(argument))
-
-
-def show(*lines):
-    """Print lines, and escape characters that the output can't encode.
+def show(*values):
+    """Print each value's repr (Effective Python, item 52).
 
     Ignore a closed pipe, as in `prod_main.py | head`.
     """
-    sys.stdout.reconfigure(errors='backslashreplace')
     try:
-        print(*lines, sep='\n', flush=True)
+        for value in values:
+            sys.__displayhook__(value)  # Escapes what print can't encode.
+        sys.stdout.flush()
     except BrokenPipeError:
         # Else Python's flush at exit fails, too (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
