@@ -1,4 +1,4 @@
-"""The database classes. Importing this module makes one of them Database."""
+"""The database classes. Importing this module names one of them Database."""
 
 import atexit
 import os
@@ -17,23 +17,24 @@ SETUP = (
 )
 INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
-TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C waits, too.
+TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A child that is forked while a database is open inherits what SQLite knows of the
-# file, but not the locks that protect it (sqlite.org/howtocorrupt.html, 2.6). If the
-# child opens the file again, it may hang or damage the file. If it commits or rolls
-# back a transaction of its parent, it damages the file, too. The next two functions
-# prevent the one and the other.
-open_pids = []  # For each open connection, the id of the process that opened it.
+# For each open connection, the id of the process that opened it.
+open_pids = []
+
+
+# A forked child inherits what SQLite knows of the open files, but not the locks that
+# protect them (sqlite.org/howtocorrupt.html, on fork). If it opens one again, it may
+# hang. If it commits or rolls back its parent's transaction, it may damage the file.
 
 
 @contextmanager
 def refuse_forked_child():
-    """Count a connection as open, or raise ProgrammingError in such a child."""
+    """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        open_pids.append(pid)
-        if open_pids[0] != pid:  # A child inherits the list with its parent's ids.
+        open_pids.append(pid)  # Not before `try`, where Ctrl+C would leave it behind.
+        if open_pids[0] != pid:  # The list begins with what a child inherits.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
     finally:
@@ -42,11 +43,12 @@ def refuse_forked_child():
 
 @contextmanager
 def end_forked_child(connection):
-    """End such a child, with status 1, where it leaves its parent's transaction."""
+    """End a child, with status 1, that leaves the block in its parent's transaction."""
+    pid = os.getpid()
     try:
         yield
     finally:
-        if open_pids[0] != os.getpid() and connection.in_transaction:
+        if os.getpid() != pid and connection.in_transaction:
             try:
                 os.write(2, b'A forked child left a transaction: the child ends.\n')
             finally:  # Standard error may be closed.
@@ -54,15 +56,19 @@ def end_forked_child(connection):
 
 
 class SQLiteDatabase:
-    """Notes in a file, which is open only during a call or a `with` block."""
+    """Notes in a file, which is open only during a call or a `with` block.
+
+    A subclass says which folder the file is in by default: the one that the environment
+    variable named `variable` names, or else `default`.
+    """
 
     def __init__(self, path=None):
-        """Name the file: path, or by default one in the folder of this class.
+        """Name the file: path, or the default one.
 
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if the folder
         isn't an absolute path.
         """
-        # IPython and notebooks run a second main file with this module still loaded.
+        # In IPython, another main file can run, with this module loaded as it was.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -82,7 +88,7 @@ class SQLiteDatabase:
         Ctrl+C or an I/O error, the texts may nevertheless be stored.
         """
         rows = [(to_str(text),) for text in texts]
-        if rows:
+        if rows:  # To store nothing needn't wait for other writers.
             with self.transaction() as connection:
                 connection.executemany(INSERT, rows)
 
@@ -99,11 +105,12 @@ class SQLiteDatabase:
         """Like connect(), but store all that the block does, or nothing if it raises.
 
         Nobody else can write during the block. So db.add() in it, which opens the file
-        once more, waits in vain, and list(db) shows what was there before.
+        once more, waits TIMEOUT seconds and raises OperationalError. list(db) shows what
+        was there before. After changes of more than some 2 MB, it waits and raises, too.
 
         Raise OperationalError at the end of the block if the transaction has ended
         before: by commit(), by executescript(), or by SQLite itself, as on a full disk.
-        What the block did after that is stored.
+        What the block did after that end is stored.
         """
         with self.connect() as connection:
             # After a plain BEGIN, another's write after our read makes our write fail.
@@ -119,10 +126,10 @@ class SQLiteDatabase:
         Each statement is stored at once. After a BEGIN, statements are stored by COMMIT
         or at the end of the block, or not at all if the block raises.
 
-        Fetch all rows of each cursor. From Python 3.11 on, an unfinished cursor keeps
-        the file open and locked after the block.
+        Fetch all rows of each cursor. An unfinished one keeps the file locked, from
+        Python 3.11 on even after the block.
 
-        A child that is forked during the block can't open a database. It must not use
+        A child that is forked during the block can't open a database, and must not use
         the connection. If it leaves the block in a transaction, it ends with status 1.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
@@ -136,6 +143,7 @@ class SQLiteDatabase:
                 timeout=TIMEOUT,
                 isolation_level=None,  # Python itself begins no transactions.
             )
+            # At the end: end a forked child, then commit or roll back, then close.
             with closing(connection), connection, end_forked_child(connection):
                 for statement in SETUP:
                     connection.execute(statement)
@@ -143,11 +151,11 @@ class SQLiteDatabase:
 
     @contextmanager
     def named_errors(self):
-        """Add this database's repr to each sqlite3.Error that doesn't have one yet."""
+        """Add this database's repr to a sqlite3.Error that doesn't name one yet."""
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):
+            if not hasattr(error, 'database'):  # A block in this one may have set it.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise
@@ -189,13 +197,12 @@ def delete_folder(folder, maker):
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Effective Python, item 54. multiprocessing loads a worker's main file as __mp_main__.
-# Ask __main__ first, because an old __mp_main__ may remain.
+# Effective Python, item 54. In a worker process, multiprocessing loads the main file as
+# __mp_main__. Ask __main__ first, because __mp_main__ may be an older main file.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
-TESTING = __main__.TESTING  # The choice stays, whatever __main__ is later.
 
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
@@ -206,3 +213,4 @@ if __main__.TESTING:
     Database = TestDatabase
 else:
     Database = RealDatabase
+TESTING = __main__.TESTING  # What chose, for __init__ to compare.

@@ -1,4 +1,4 @@
-"""Development: the notes are in a temporary folder, deleted when the program ends."""
+"""Development: by default, the notes are in a temporary folder, deleted on exit."""
 
 # db_connection reads TESTING when it is imported.
 TESTING = True

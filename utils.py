@@ -23,14 +23,15 @@ def to_str(data):
 def main(db):
     """Add the notes that the command line gives, then show db and all its notes.
 
-    Raise SystemExit for --help, for wrong arguments, and where db can't be used. What
-    show() raises comes after the notes are stored.
+    Raise SystemExit for --help, wrong arguments, and errors of db. If show() raises, the
+    notes are already stored.
     """
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*')
     arguments = parser.parse_args().notes
     try:
-        db.add(*map(os.fsencode, arguments))  # The system's own bytes (PEP 383).
+        # Arguments are UTF-8, whatever the locale (PEP 383).
+        db.add(*map(os.fsencode, arguments))
         notes = list(db)
     except sqlite3.Error as error:  # Its message names the database.
         sys.exit(f'{parser.prog}: {error}')
@@ -40,7 +41,7 @@ def main(db):
 
 
 def show(*values):
-    """Print each value's repr (Effective Python, item 52).
+    """Print each value's repr, as the interactive interpreter does.
 
     Ignore a closed pipe, as in `prod_main.py | head`.
     """
@@ -49,5 +50,5 @@ def show(*values):
             sys.__displayhook__(value)  # Escapes what print can't encode.
         sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python's flush at exit fails, too (signal module, "Note on SIGPIPE").
+        # Else Python's flush at exit fails (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
