@@ -247,9 +247,10 @@ class DatabaseTestCase(FolderTestCase):
     def test_it_keeps_texts_as_they_are_in_their_order(self):
         self.db.add(' b\n', b'caf\xc3\xa9', '01', '')
         with self.db.connect() as connection:
-            # Without ORDER BY, SQLite would read this index, not the wider table.
+            # Without ORDER BY, SQLite would read this index, which holds all that SELECT
+            # reads, and not the wider table.
             connection.executescript(
-                'ALTER TABLE note ADD COLUMN done; CREATE INDEX by_text ON note (text)'
+                'ALTER TABLE note ADD COLUMN other; CREATE INDEX texts ON note (text)'
             )
         self.assertEqual([' b\n', 'caf\xe9', '01', ''], list(self.db))
 
