@@ -19,13 +19,11 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# For each open connection, the id of the process that opened it.
-open_pids = []
-
-
 # A forked child inherits what SQLite knows of the open files, but not the locks that
-# protect them (sqlite.org/howtocorrupt.html, on fork). If it opens one again, it may
-# hang. If it commits or rolls back its parent's transaction, it may damage the file.
+# protect them (sqlite.org/howtocorrupt.html, on fork). If the child opens such a file
+# again, it may hang. If it commits or rolls back its parent's transaction, it may
+# damage the file. The next two functions prevent this.
+open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
 @contextmanager
@@ -33,8 +31,8 @@ def refuse_forked_child():
     """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        open_pids.append(pid)  # Not before `try`, where Ctrl+C would leave it behind.
-        if open_pids[0] != pid:  # The list begins with what a child inherits.
+        open_pids.append(pid)  # Inside `try`, so that Ctrl+C can't leave it behind.
+        if open_pids[0] != pid:  # In a forked child, the parent's ids come first.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
     finally:
@@ -43,7 +41,7 @@ def refuse_forked_child():
 
 @contextmanager
 def end_forked_child(connection):
-    """End a child, with status 1, that leaves the block in its parent's transaction."""
+    """End a forked child, with status 1, that leaves the block in a transaction."""
     pid = os.getpid()
     try:
         yield
@@ -58,20 +56,22 @@ def end_forked_child(connection):
 class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block.
 
-    A subclass says which folder the file is in by default: the one that the environment
-    variable named `variable` names, or else `default`.
+    A subclass has two attributes: `variable`, the environment variable that names the
+    folder of the file, and `default`, the folder if that is unset or empty.
     """
 
     def __init__(self, path=None):
         """Name the file: path, or the default one.
 
-        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the folder
-        isn't an absolute path.
+        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the default
+        folder isn't absolute.
         """
-        # In IPython, another main file can run, with this module loaded as it was.
+        # In IPython, another main file may have run since this module was imported. It is
+        # in sys.modules, and not the __main__ that is imported above.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
+            # TestDatabase.default makes a folder.
             folder = os.environ.get(self.variable) or os.path.expanduser(self.default)
             if not os.path.isabs(folder):
                 raise ValueError(f'{self.variable} must be absolute, found: {folder!r}')
@@ -88,7 +88,7 @@ class SQLiteDatabase:
         Ctrl+C or an I/O error, the texts may nevertheless be stored.
         """
         rows = [(to_str(text),) for text in texts]
-        if rows:  # To store nothing needn't wait for other writers.
+        if rows:  # Without texts, don't wait for other writers.
             with self.transaction() as connection:
                 connection.executemany(INSERT, rows)
 
@@ -106,11 +106,12 @@ class SQLiteDatabase:
 
         Nobody else can write during the block. So db.add() in it, which opens the file
         once more, waits TIMEOUT seconds and raises OperationalError. list(db) shows what
-        was there before. After changes of more than some 2 MB, it waits and raises, too.
+        was there before. After changes of some 2 MB, list(db) waits and raises, too.
 
-        Raise OperationalError at the end of the block if the transaction has ended
-        before: by commit(), by executescript(), or by SQLite itself, as on a full disk.
-        What the block did after that end is stored.
+        Raise OperationalError if the transaction isn't open any more at the end of the
+        block: after commit(), rollback() or executescript(), or after an error for which
+        SQLite itself rolled back, as on a full disk. Then a part of the block may be
+        stored.
         """
         with self.connect() as connection:
             # After a plain BEGIN, another's write after our read makes our write fail.
@@ -123,18 +124,18 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is stored at once. After a BEGIN, statements are stored by COMMIT
-        or at the end of the block, or not at all if the block raises.
+        Each statement is stored at once. After a BEGIN, statements are stored by COMMIT,
+        else at the end of the block, or not at all if it raises.
 
         Fetch all rows of each cursor. An unfinished one keeps the file locked, from
         Python 3.11 on even after the block.
 
-        A child that is forked during the block can't open a database, and must not use
-        the connection. If it leaves the block in a transaction, it ends with status 1.
+        A child that is forked during the block can't open a database in it, and must not
+        use the connection. If it leaves the block in a transaction, it ends with status 1.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
-        message. A call may wait for several locks, TIMEOUT seconds for each. Rarely,
-        Ctrl+C leaves the file open until the KeyboardInterrupt has been handled.
+        message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
+        leave the file open until the KeyboardInterrupt has been handled.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -151,11 +152,11 @@ class SQLiteDatabase:
 
     @contextmanager
     def named_errors(self):
-        """Add this database's repr to a sqlite3.Error that doesn't name one yet."""
+        """Add this database's repr to a sqlite3.Error that names none yet."""
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):  # A block in this one may have set it.
+            if not hasattr(error, 'database'):  # An inner database may have named itself.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise
@@ -176,7 +177,7 @@ class Win32Database(SQLiteDatabase):
 class TestDatabase(SQLiteDatabase):
     """Development's database, by default in a temporary folder.
 
-    The process that makes the folder deletes it on exit.
+    The process that makes the folder deletes it when it exits normally.
     """
 
     variable = 'TEST_DATA_HOME'
@@ -192,18 +193,19 @@ class TestDatabase(SQLiteDatabase):
 
 
 def delete_folder(folder, maker):
-    """Delete the folder if this is the process that made it, and no forked child."""
-    if os.getpid() == maker:
+    """Delete the folder if this is the process that made it."""
+    if os.getpid() == maker:  # A forked child may exit first.
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# Effective Python, item 54. In a worker process, multiprocessing loads the main file as
-# __mp_main__. Ask __main__ first, because __mp_main__ may be an older main file.
+# A worker process of multiprocessing loads its main file as __mp_main__. Ask __main__
+# first, because other processes may have an old __mp_main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
 
+# Effective Python, item 54: the platform and the main file choose.
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
 else:
@@ -213,4 +215,4 @@ if __main__.TESTING:
     Database = TestDatabase
 else:
     Database = RealDatabase
-TESTING = __main__.TESTING  # What chose, for __init__ to compare.
+TESTING = __main__.TESTING  # The value at import, for __init__ to compare.

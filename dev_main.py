@@ -1,4 +1,4 @@
-"""Development: by default, the notes are in a temporary folder, deleted on exit."""
+"""Development: the notes are in a temporary folder, unless TEST_DATA_HOME is set."""
 
 # db_connection reads TESTING when it is imported.
 TESTING = True

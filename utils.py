@@ -30,7 +30,7 @@ def main(db):
     parser.add_argument('notes', metavar='NOTE', nargs='*')
     arguments = parser.parse_args().notes
     try:
-        # Arguments are UTF-8, whatever the locale (PEP 383).
+        # fsencode gives back the system's bytes (PEP 383). Take them as UTF-8.
         db.add(*map(os.fsencode, arguments))
         notes = list(db)
     except sqlite3.Error as error:  # Its message names the database.
@@ -50,5 +50,5 @@ def show(*values):
             sys.__displayhook__(value)  # Escapes what print can't encode.
         sys.stdout.flush()
     except BrokenPipeError:
-        # Else Python's flush at exit fails (signal module, "Note on SIGPIPE").
+        # Without this, Python's flush at exit fails (signal module, "Note on SIGPIPE").
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
