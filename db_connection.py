@@ -63,11 +63,11 @@ class SQLiteDatabase:
     def __init__(self, path=None):
         """Name the file: path, or the default one.
 
-        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the default
-        folder isn't absolute.
+        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the
+        default folder isn't absolute.
         """
-        # In IPython, another main file may have run since this module was imported. It is
-        # in sys.modules, and not the __main__ that is imported above.
+        # In IPython, another main file may have run since this module was imported. It
+        # is in sys.modules then, and not the __main__ that is imported above.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -105,13 +105,13 @@ class SQLiteDatabase:
         """Like connect(), but store all that the block does, or nothing if it raises.
 
         Nobody else can write during the block. So db.add() in it, which opens the file
-        once more, waits TIMEOUT seconds and raises OperationalError. list(db) shows what
-        was there before. After changes of some 2 MB, list(db) waits and raises, too.
+        once more, waits TIMEOUT seconds and raises OperationalError. list(db) shows
+        what was there before. After changes of some 2 MB, it waits and raises, too.
 
-        Raise OperationalError if the transaction isn't open any more at the end of the
-        block: after commit(), rollback() or executescript(), or after an error for which
-        SQLite itself rolled back, as on a full disk. Then a part of the block may be
-        stored.
+        The block must not end the transaction, as commit(), rollback() and
+        executescript() do: a part of the block may then be stored. At the end of the
+        block, raise OperationalError if the transaction isn't open any more. SQLite
+        itself ends it after some errors, such as a full disk.
         """
         with self.connect() as connection:
             # After a plain BEGIN, another's write after our read makes our write fail.
@@ -124,14 +124,16 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is stored at once. After a BEGIN, statements are stored by COMMIT,
-        else at the end of the block, or not at all if it raises.
+        Each statement is stored at once. After a BEGIN, statements are stored by
+        COMMIT, else at the end of the block, or not at all if it raises.
 
-        Fetch all rows of each cursor. An unfinished one keeps the file locked, from
-        Python 3.11 on even after the block.
+        Fetch all rows of each cursor. An unfinished statement may not be stored, and
+        keeps the file locked, from Python 3.11 on even after the block.
 
-        A child that is forked during the block can't open a database in it, and must not
-        use the connection. If it leaves the block in a transaction, it ends with status 1.
+        Avoid a fork during the block. The child can't open a database in it, and must
+        not use the connection. If it leaves a `with` block in a transaction, it ends
+        with status 1. In WAL mode, or without `with`, it must end by os._exit(): its
+        close may undo what is stored.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
         message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
@@ -156,7 +158,7 @@ class SQLiteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):  # An inner database may have named itself.
+            if not hasattr(error, 'database'):  # A block in this block may have it.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise

@@ -29,7 +29,8 @@ with patch.object(__main__, 'TESTING', True, create=True):
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSIX = unittest.skipUnless(os.name == 'posix', 'Windows has no such thing')
 
-# The next three change with the table. The programs that the suite starts get them, too.
+# The next three change with the table. The programs that the suite starts have them,
+# too.
 REVERSE = 'UPDATE note SET id = -id'  # The notes' order shows whether it was stored.
 
 
@@ -247,8 +248,8 @@ class DatabaseTestCase(FolderTestCase):
     def test_it_keeps_texts_as_they_are_in_their_order(self):
         self.db.add(' b\n', b'caf\xc3\xa9', '01', '')
         with self.db.connect() as connection:
-            # Without ORDER BY, SQLite would read this index, which holds all that SELECT
-            # reads, and not the wider table.
+            # Without ORDER BY, SQLite would read this index and not the wider table,
+            # because the index holds all that SELECT reads.
             connection.executescript(
                 'ALTER TABLE note ADD COLUMN other; CREATE INDEX texts ON note (text)'
             )

@@ -23,8 +23,8 @@ def to_str(data):
 def main(db):
     """Add the notes that the command line gives, then show db and all its notes.
 
-    Raise SystemExit for --help, wrong arguments, and errors of db. If show() raises, the
-    notes are already stored.
+    Raise SystemExit for --help, wrong arguments, and errors of db. If show() raises,
+    the notes are already stored.
     """
     parser = argparse.ArgumentParser(description='Store each NOTE, then show them all.')
     parser.add_argument('notes', metavar='NOTE', nargs='*')
