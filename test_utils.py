@@ -29,8 +29,7 @@ with patch.object(__main__, 'TESTING', True, create=True):
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSIX = unittest.skipUnless(os.name == 'posix', 'Windows has no such thing')
 
-# The next three change with the table. The programs that the suite starts have them,
-# too.
+# The next three change with the table. run_main_file copies them into its programs.
 REVERSE = 'UPDATE note SET id = -id'  # The notes' order shows whether it was stored.
 
 
@@ -87,25 +86,28 @@ class MainTestCase(TestCase):
 
     def test_an_error_ends_it_with_a_message_that_names_the_database_once(self):
         for error, message in (
-            (sqlite3.OperationalError('locked: its name'), ': locked: its name$'),
+            (sqlite3.Error('locked: its name'), ': locked: its name$'),
             (OSError('no folder'), ': no folder: <MagicMock id=.*>$'),
             (UnicodeError('no UTF-8'), ': no UTF-8: <MagicMock id=.*>$'),
         ):
             db = MagicMock(**{'add.side_effect': error})
             self.assertRaisesRegex(SystemExit, message, self.run_main, db)
 
-    def test_an_output_that_fails_is_another_error(self):
-        with patch('sys.stdout', **{'write.side_effect': OSError('disk full')}):
-            self.assertRaisesRegex(OSError, 'disk full', utils.show, 'a note')
+    def test_an_output_that_fails_is_not_blamed_on_the_database(self):
+        with (
+            patch('sys.argv', ['a_main.py']),
+            patch('sys.stdout', **{'write.side_effect': OSError('disk full')}),
+        ):
+            self.assertRaisesRegex(OSError, 'disk full', utils.main, MagicMock())
 
 
 class ChoiceTestCase(TestCase):
     """Which Database __main__.TESTING and sys.platform choose."""
 
-    def choose(self, main, worker_main, platform='linux'):
+    def choose(self, main_file, worker_file, platform='linux'):
         with (
-            patch.dict(sys.modules, __main__=SimpleNamespace(**main)),
-            patch.dict(sys.modules, __mp_main__=SimpleNamespace(**worker_main)),
+            patch.dict(sys.modules, __main__=SimpleNamespace(**main_file)),
+            patch.dict(sys.modules, __mp_main__=SimpleNamespace(**worker_file)),
             patch('sys.platform', platform),
         ):
             return runpy.run_module('db_connection')['Database'].__name__
@@ -160,7 +162,7 @@ class FolderTestCase(TestCase):
             f'expected:\n{expected}\nfound:\n{output}',
         )
 
-    def run_python(self, *arguments, errors='', status=0, stdout=subprocess.PIPE):
+    def run_python(self, *arguments, stderr='', status=0, stdout=subprocess.PIPE):
         """Run a program, see that it ends as expected, and return what it prints."""
         run = subprocess.run(
             [sys.executable, '-W', 'error', '-X', 'dev', *arguments],
@@ -172,13 +174,13 @@ class FolderTestCase(TestCase):
             stderr=subprocess.PIPE,
             timeout=60,
         )
-        self.assert_output(errors, run.stderr)
+        self.assert_output(stderr, run.stderr)
         self.assertEqual(status, run.returncode)
         return run.stdout
 
-    def run_main_file(self, testing, code, errors=''):
+    def run_main_file(self, testing, code, stderr=''):
         """Run a main file that sets TESTING, makes db, and goes on with code."""
-        os.environ['TEST_DATA_HOME'] = ''
+        os.environ['TEST_DATA_HOME'] = ''  # Development makes a folder of its own.
         path = Path(self.folder, 'a_main.py')
         path.write_text(
             f'import sys; sys.path.append({HERE!r})\n'
@@ -188,7 +190,7 @@ class FolderTestCase(TestCase):
             + code,
             encoding='utf-8',
         )
-        return self.run_python(path, errors=errors)
+        return self.run_python(path, stderr=stderr)
 
 
 class PlaceTestCase(FolderTestCase):
@@ -218,14 +220,16 @@ class PlaceTestCase(FolderTestCase):
 
     def test_it_must_be_absolute(self):
         for database in db_connection.RealDatabase, db_connection.TestDatabase:
-            os.environ[database.variable] = 'staging'
-            self.assertRaisesRegex(ValueError, "absolute.* 'staging'$", database)
+            os.environ[database.variable] = 'a/b'
+            self.assertRaisesRegex(
+                ValueError, f"^{database.variable} must be .* 'a/b'$", database
+            )
 
     def test_a_temporary_folder_that_is_gone_already_is_no_error(self):
         db_connection.delete_folder(f'{self.folder}/gone', maker=os.getpid())
 
     def test_a_given_path_is_used(self):
-        for path in 'notes.db', os.path.join(self.folder, 'notes.db'), '':
+        for path in '', 'notes.db', os.path.join(self.folder, 'notes.db'):
             self.assertEqual(os.path.abspath(path), db_connection.Database(path).path)
 
     def test_a_main_file_with_another_testing_gets_no_database(self):
@@ -248,8 +252,8 @@ class DatabaseTestCase(FolderTestCase):
     def test_it_keeps_texts_as_they_are_in_their_order(self):
         self.db.add(' b\n', b'caf\xc3\xa9', '01', '')
         with self.db.connect() as connection:
-            # Without ORDER BY, SQLite would read this index and not the wider table,
-            # because the index holds all that SELECT reads.
+            # Without ORDER BY, SQLite would read this index: it holds all that SELECT
+            # reads, and is narrower than the table.
             connection.executescript(
                 'ALTER TABLE note ADD COLUMN other; CREATE INDEX texts ON note (text)'
             )
@@ -277,9 +281,9 @@ class DatabaseTestCase(FolderTestCase):
         with self.db.connect() as connection:
             values = [
                 connection.execute(f'PRAGMA {name}').fetchone()
-                for name in ('synchronous', 'fullfsync', 'busy_timeout')
+                for name in ('journal_mode', 'synchronous', 'fullfsync', 'busy_timeout')
             ]
-        self.assertEqual([(3,), (1,), (30_000,)], values)
+        self.assertEqual([('delete',), (3,), (1,), (30_000,)], values)  # 3 is EXTRA.
         self.assertRaises(sqlite3.ProgrammingError, connection.execute, 'SELECT 1')
 
 
@@ -296,7 +300,7 @@ class BlockTestCase(FolderTestCase):
             connection.execute(REVERSE)
         self.assertEqual([*map(note, 'ba')], list(self.db))
 
-    def test_if_the_block_raises_its_transaction_is_undone(self):
+    def test_if_the_block_raises_its_transaction_alone_is_undone(self):
         for block, begin, names in (
             (self.db.transaction, '', 'ab'),
             (self.db.connect, 'BEGIN', 'ab'),
@@ -310,14 +314,15 @@ class BlockTestCase(FolderTestCase):
 
     def test_a_transaction_that_ended_before_its_block_is_an_error(self):
         with (
-            self.assertRaisesRegex(sqlite3.Error, 'ended before its block: TestData'),
+            self.assertRaisesRegex(sqlite3.Error, 'before its block: TestDatabase'),
             self.db.transaction() as connection,
         ):
-            connection.commit()
+            connection.executescript(REVERSE)
 
-    def test_a_file_that_is_no_database_is_refused_by_its_name_and_left_alone(self):
+    def test_a_file_that_is_no_database_is_named_and_left_as_it_is(self):
         inner = db_connection.Database(f'{self.folder}/a.txt')
         Path(inner.path).write_bytes(b'a text')
+        # The outer block must not add its own name.
         with self.assertRaises(sqlite3.DatabaseError) as caught, self.db.connect():
             list(inner)
         self.assertEqual(f'file is not a database: {inner!r}', str(caught.exception))
@@ -360,6 +365,7 @@ if __name__ == '__main__':
 FORK = """
 import contextlib, os
 store(db, 'a')
+# A block that raised isn't open any more.
 with contextlib.suppress(ZeroDivisionError), db.connect():
     1 / 0
 if os.fork() == 0:
@@ -371,11 +377,13 @@ print(list(db))
 FORK_WHILE_OPEN = """
 import os, sqlite3
 with db.connect():
+    list(db)  # The outer block is still open after this.
     if os.fork() == 0:
-        try:
-            store(db, 'a')
-        except sqlite3.ProgrammingError as error:
-            print(error, flush=True)
+        for any_database in db, db_connection.Database(db.path + '2'):
+            try:
+                store(any_database, 'a')
+            except sqlite3.ProgrammingError as error:
+                print(error, flush=True)
         sys.exit()
     print(os.wait()[1])
 store(db, 'b')
@@ -415,10 +423,10 @@ class ProcessTestCase(FolderTestCase):
         self.assertEqual(f'{[*map(note, "ab")]}\n', self.run_main_file(True, FORK))
 
     @POSIX
-    def test_a_child_that_was_forked_while_the_file_was_open_is_refused_and_lives(self):
-        db = db_connection.RealDatabase()
-        self.assertEqual(
-            f'forked while a database was open: {db!r}\n0\n{[note("b")]}\n',
+    def test_a_child_that_was_forked_while_a_file_was_open_is_refused_and_lives(self):
+        refusal = 'forked while a database was open: PosixDatabase(...)\n'
+        self.assert_output(
+            f'{refusal}{refusal}0\n{[note("b")]}\n',
             self.run_main_file(False, FORK_WHILE_OPEN),
         )
 
@@ -427,7 +435,7 @@ class ProcessTestCase(FolderTestCase):
         output = self.run_main_file(
             testing=False,
             code=FORK_IN_TRANSACTION,
-            errors='A forked child left a transaction: the child ends.\n',
+            stderr='A forked child left a transaction: the child ends.\n',
         )
         self.assertEqual('1\n1\n', output)
         notes = [*map(note, reversed(many()))]
@@ -453,15 +461,15 @@ class MainFileTestCase(FolderTestCase):
         self.assertEqual(shown, self.run_python('dev_main.py', 'a'))
         self.assertEqual(shown, self.run_python('dev_main.py'))
 
-    def test_else_development_deletes_its_temporary_folder_at_the_end(self):
-        os.environ.update(HOME=HERE, TEST_DATA_HOME='')  # The folder isn't in the home.
-        shown = f"TestDatabase('...{os.path.basename(self.folder)}...')\n'a'\n"
+    def test_without_it_development_has_a_temporary_folder_until_its_end(self):
+        os.environ.update(HOME=HERE, TEST_DATA_HOME='')  # So it isn't in the home.
+        shown = f"TestDatabase(...{os.path.basename(self.folder)}...)\n'a'\n"
         self.assert_output(shown, self.run_python('dev_main.py', 'a'))
         self.assertEqual([], os.listdir(self.folder))
 
     def test_a_worker_process_does_not_run_the_program_again(self):
         for path in Path(HERE, 'dev_main.py'), Path(HERE, 'prod_main.py'):
-            runpy.run_path(str(path), run_name='__mp_main__')
+            self.assertIn('db', runpy.run_path(str(path), run_name='__mp_main__'))
         self.assertEqual([], os.listdir(self.folder))
 
     def test_help_tells_what_it_does(self):
@@ -470,8 +478,12 @@ class MainFileTestCase(FolderTestCase):
     def test_a_failure_is_one_line(self):
         db = db_connection.RealDatabase()
         os.makedirs(db.path)
-        errors = f'prod_main.py: unable to open database file: {db!r}\n'
-        self.assertEqual('', self.run_python('prod_main.py', errors=errors, status=1))
+        output = self.run_python(
+            'prod_main.py',
+            stderr=f'prod_main.py: unable to open database file: {db!r}\n',
+            status=1,
+        )
+        self.assertEqual('', output)
 
     def test_arguments_are_utf_8_and_what_the_output_cannot_encode_is_escaped(self):
         os.environ.update(
@@ -484,7 +496,7 @@ class MainFileTestCase(FolderTestCase):
 
     @POSIX
     def test_it_ends_quietly_when_nobody_reads_on(self):
-        for names in 'a', many():
+        for names in 'a', many():  # The first fails when it is flushed.
             store(self.db, names)
             reader, writer = os.pipe()
             os.close(reader)
@@ -493,8 +505,9 @@ class MainFileTestCase(FolderTestCase):
 
     def test_a_main_file_without_testing_is_refused(self):
         self.run_python(
-            *('-c', 'import db_connection'),
-            errors='...must first set TESTING to True or False...',
+            '-c',
+            'import db_connection',
+            stderr='...must first set TESTING to True or False...',
             status=1,
         )
 
