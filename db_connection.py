@@ -2,13 +2,21 @@
 
 import atexit
 import os
-import shutil
 import sqlite3
 import sys
 from contextlib import closing, contextmanager
 
 import __main__
 from utils import to_str
+
+# The main file knows the environment (Effective Python, item 54). In a worker process,
+# multiprocessing loads the main file as __mp_main__. Ask __main__ first, because in
+# other processes, __mp_main__ may be an earlier main file.
+if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
+    import __mp_main__ as __main__
+if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
+    raise RuntimeError(f'{__main__} must first set TESTING to True or False')
+TESTING = __main__.TESTING  # A copy, because a notebook may change the original.
 
 SETUP = (
     'PRAGMA synchronous = EXTRA',  # By default, a power cut may undo a commit.
@@ -19,10 +27,10 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits what SQLite knows of the open files, but not the locks that
-# protect them (sqlite.org/howtocorrupt.html, on fork). If the child opens such a file
-# again, it may hang. If it commits or rolls back its parent's transaction, it may
-# damage the file. The next two functions prevent this.
+# A forked child inherits SQLite's memory of the open files, but not the locks of these
+# files (sqlite.org/howtocorrupt.html, on fork). If the child opens any file, it may
+# hang. If it commits or rolls back a transaction of its parent, it may damage the file.
+# The next two functions prevent the first and the second.
 open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
@@ -31,7 +39,7 @@ def refuse_forked_child():
     """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        open_pids.append(pid)  # Inside `try`, so that Ctrl+C can't leave it behind.
+        open_pids.append(pid)  # Inside `try`, so that Ctrl+C can't leave the id behind.
         if open_pids[0] != pid:  # In a forked child, the parent's ids come first.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
@@ -41,7 +49,7 @@ def refuse_forked_child():
 
 @contextmanager
 def end_forked_child(connection):
-    """End a forked child, with status 1, that leaves the block in a transaction."""
+    """If a forked child leaves the block in a transaction, end it with status 1."""
     pid = os.getpid()
     try:
         yield
@@ -50,7 +58,7 @@ def end_forked_child(connection):
             try:
                 os.write(2, b'A forked child left a transaction: the child ends.\n')
             finally:  # Standard error may be closed.
-                os._exit(1)
+                os._exit(1)  # An exception would roll back.
 
 
 class SQLiteDatabase:
@@ -66,15 +74,16 @@ class SQLiteDatabase:
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if the
         default folder isn't absolute.
         """
-        # In IPython, another main file may have run since this module was imported. It
-        # is in sys.modules then, and not the __main__ that is imported above.
+        # IPython's %run puts a new __main__ into sys.modules, and the one that is
+        # imported above stays the old one. A __main__ without TESTING is no change.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
-            # TestDatabase.default makes a folder.
+            # Ask for `default` only if it's needed: TestDatabase's makes a folder.
             folder = os.environ.get(self.variable) or os.path.expanduser(self.default)
             if not os.path.isabs(folder):
                 raise ValueError(f'{self.variable} must be absolute, found: {folder!r}')
+            # production-notes is the program's name, in development, too.
             path = os.path.join(folder, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
 
@@ -101,39 +110,20 @@ class SQLiteDatabase:
             return iter([text for (text,) in connection.execute(SELECT)])
 
     @contextmanager
-    def transaction(self):
-        """Like connect(), but store all that the block does, or nothing if it raises.
-
-        Nobody else can write during the block. So db.add() in it, which opens the file
-        once more, waits TIMEOUT seconds and raises OperationalError. list(db) shows
-        what was there before. After changes of some 2 MB, it waits and raises, too.
-
-        The block must not end the transaction, as commit(), rollback() and
-        executescript() do: a part of the block may then be stored. At the end of the
-        block, raise OperationalError if the transaction isn't open any more. SQLite
-        itself ends it after some errors, such as a full disk.
-        """
-        with self.connect() as connection:
-            # After a plain BEGIN, another's write after our read makes our write fail.
-            connection.execute('BEGIN IMMEDIATE')
-            yield connection
-            if not connection.in_transaction:
-                raise sqlite3.OperationalError('the transaction ended before its block')
-
-    @contextmanager
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
         Each statement is stored at once. After a BEGIN, statements are stored by
         COMMIT, else at the end of the block, or not at all if it raises.
 
-        Fetch all rows of each cursor. An unfinished statement may not be stored, and
-        keeps the file locked, from Python 3.11 on even after the block.
+        Fetch all rows of each cursor. An unfinished statement may not be stored, and it
+        keeps the file locked. From Python 3.11 on, it does so even after the block.
 
         Avoid a fork during the block. The child can't open a database in it, and must
-        not use the connection. If it leaves a `with` block in a transaction, it ends
-        with status 1. In WAL mode, or without `with`, it must end by os._exit(): its
-        close may undo what is stored.
+        not use the connection. If it leaves the block in a transaction, it ends with
+        status 1. The child must end by os._exit() if the file is in WAL mode, or if the
+        block is held by an object and not by a `with` statement: there, closing the
+        connection may undo what the parent has stored.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
         message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
@@ -153,12 +143,33 @@ class SQLiteDatabase:
                 yield connection
 
     @contextmanager
+    def transaction(self):
+        """Like connect(), but store all that the block does, or nothing if it raises.
+
+        Nobody else can write during the block. So db.add() in it, which opens the file
+        once more, waits TIMEOUT seconds and raises OperationalError. list(db) in it
+        shows what was there before. Once the block has changed more than SQLite's cache
+        holds (about 2 MB), list(db) waits and raises, too.
+
+        The block must not end the transaction, as commit(), rollback() and
+        executescript() do: a part of the block may then be stored. At the end of the
+        block, raise OperationalError if the transaction isn't open any more. SQLite
+        itself ends it at some errors, such as a full disk, which the block may catch.
+        """
+        with self.connect() as connection:
+            # With a plain BEGIN, our write fails if another wrote after our read.
+            connection.execute('BEGIN IMMEDIATE')
+            yield connection  # Then connect() commits or rolls back.
+            if not connection.in_transaction:
+                raise sqlite3.OperationalError('the transaction ended before its block')
+
+    @contextmanager
     def named_errors(self):
-        """Add this database's repr to a sqlite3.Error that names none yet."""
+        """Add this database's repr to a sqlite3.Error that names no database yet."""
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):  # A block in this block may have it.
+            if not hasattr(error, 'database'):  # A block in this one may have set it.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise
@@ -196,18 +207,12 @@ class TestDatabase(SQLiteDatabase):
 
 def delete_folder(folder, maker):
     """Delete the folder if this is the process that made it."""
+    import shutil  # As above.
+
     if os.getpid() == maker:  # A forked child may exit first.
         shutil.rmtree(folder, ignore_errors=True)
 
 
-# A worker process of multiprocessing loads its main file as __mp_main__. Ask __main__
-# first, because other processes may have an old __mp_main__.
-if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
-    import __mp_main__ as __main__
-if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
-    raise RuntimeError(f'{__main__} must first set TESTING to True or False')
-
-# Effective Python, item 54: the platform and the main file choose.
 if sys.platform.startswith('win32'):
     RealDatabase = Win32Database
 else:
@@ -217,4 +222,3 @@ if __main__.TESTING:
     Database = TestDatabase
 else:
     Database = RealDatabase
-TESTING = __main__.TESTING  # The value at import, for __init__ to compare.

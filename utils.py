@@ -30,7 +30,7 @@ def main(db):
     parser.add_argument('notes', metavar='NOTE', nargs='*')
     arguments = parser.parse_args().notes
     try:
-        # fsencode gives back the system's bytes (PEP 383). Take them as UTF-8.
+        # Python decoded the arguments by the locale. Undo that: notes are UTF-8.
         db.add(*map(os.fsencode, arguments))
         notes = list(db)
     except sqlite3.Error as error:  # Its message names the database.
