@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing loads the main file as __mp_main__. Ask __main__ first, because in
-# other processes, __mp_main__ may be an earlier main file.
+# multiprocessing loads the main file as __mp_main__. Ask __main__ first: elsewhere,
+# __mp_main__ is what __main__ was when multiprocessing was imported.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -28,9 +28,9 @@ SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
 # A forked child inherits SQLite's memory of the open files, but not the locks of these
-# files (sqlite.org/howtocorrupt.html, on fork). If the child opens any file, it may
+# files (sqlite.org/howtocorrupt.html, on fork). If the child opens any database, it may
 # hang. If it commits or rolls back a transaction of its parent, it may damage the file.
-# The next two functions prevent the first and the second.
+# refuse_forked_child prevents the hang, and end_forked_child the damage.
 open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
@@ -49,7 +49,7 @@ def refuse_forked_child():
 
 @contextmanager
 def end_forked_child(connection):
-    """If a forked child leaves the block in a transaction, end it with status 1."""
+    """End a forked child, with status 1, if it leaves the block in a transaction."""
     pid = os.getpid()
     try:
         yield
@@ -75,7 +75,7 @@ class SQLiteDatabase:
         default folder isn't absolute.
         """
         # IPython's %run puts a new __main__ into sys.modules, and the one that is
-        # imported above stays the old one. A __main__ without TESTING is no change.
+        # imported above stays the old one. A __main__ without TESTING changes nothing.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -113,21 +113,22 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is stored at once. After a BEGIN, statements are stored by
-        COMMIT, else at the end of the block, or not at all if it raises.
+        Each statement is stored at once. But after a BEGIN, statements wait for COMMIT
+        or the end of the block, and are lost if the block raises before a COMMIT.
 
-        Fetch all rows of each cursor. An unfinished statement may not be stored, and it
-        keeps the file locked. From Python 3.11 on, it does so even after the block.
-
-        Avoid a fork during the block. The child can't open a database in it, and must
-        not use the connection. If it leaves the block in a transaction, it ends with
-        status 1. The child must end by os._exit() if the file is in WAL mode, or if the
-        block is held by an object and not by a `with` statement: there, closing the
-        connection may undo what the parent has stored.
+        Fetch all rows of each cursor. Else its statement keeps the file locked, from
+        Python 3.11 on even after the block, and what it writes may be lost.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
         message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
         leave the file open until the KeyboardInterrupt has been handled.
+
+        Avoid a fork during the block. In the block, the child can't open a database,
+        and must not use the connection. If it leaves the block in a transaction, it
+        ends with status 1. The child must end by os._exit() if the file is in WAL mode,
+        or if the block is held by an object, such as an ExitStack, and not by a `with`
+        statement. In both cases, its closing of the connection may undo what the parent
+        has stored.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -154,12 +155,13 @@ class SQLiteDatabase:
         The block must not end the transaction, as commit(), rollback() and
         executescript() do: a part of the block may then be stored. At the end of the
         block, raise OperationalError if the transaction isn't open any more. SQLite
-        itself ends it at some errors, such as a full disk, which the block may catch.
+        itself ends it at some errors, such as a full disk, even if the block catches
+        them.
         """
-        with self.connect() as connection:
+        with self.connect() as connection:  # At its end, it commits or rolls back.
             # With a plain BEGIN, our write fails if another wrote after our read.
             connection.execute('BEGIN IMMEDIATE')
-            yield connection  # Then connect() commits or rolls back.
+            yield connection
             if not connection.in_transaction:
                 raise sqlite3.OperationalError('the transaction ended before its block')
 
@@ -169,7 +171,7 @@ class SQLiteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):  # A block in this one may have set it.
+            if not hasattr(error, 'database'):  # Else it's from a nested block.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise
@@ -207,7 +209,7 @@ class TestDatabase(SQLiteDatabase):
 
 def delete_folder(folder, maker):
     """Delete the folder if this is the process that made it."""
-    import shutil  # As above.
+    import shutil  # Production starts faster without it.
 
     if os.getpid() == maker:  # A forked child may exit first.
         shutil.rmtree(folder, ignore_errors=True)
