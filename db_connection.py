@@ -1,4 +1,4 @@
-"""The database classes. Importing this module names one of them Database."""
+"""The database classes. Database is the one that this environment uses."""
 
 import atexit
 import os
@@ -10,13 +10,13 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing loads the main file as __mp_main__. Ask __main__ first: elsewhere,
-# __mp_main__ is what __main__ was when multiprocessing was imported.
+# multiprocessing loads the main file as __mp_main__. Ask __main__ first: in other
+# processes, __mp_main__ may be an outdated __main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
-TESTING = __main__.TESTING  # A copy, because a notebook may change the original.
+TESTING = __main__.TESTING  # A copy: __init__ refuses a later change.
 
 SETUP = (
     'PRAGMA synchronous = EXTRA',  # By default, a power cut may undo a commit.
@@ -27,10 +27,10 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits SQLite's memory of the open files, but not the locks of these
-# files (sqlite.org/howtocorrupt.html, on fork). If the child opens any database, it may
-# hang. If it commits or rolls back a transaction of its parent, it may damage the file.
-# refuse_forked_child prevents the hang, and end_forked_child the damage.
+# A forked child inherits SQLite's memory, which another thread may be changing, but not
+# the locks of open files (sqlite.org/howtocorrupt.html, on fork). If the child opens a
+# database, it may hang. If it commits or rolls back a transaction of its parent, it may
+# damage the file. refuse_forked_child prevents the hang, end_forked_child the damage.
 open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
@@ -74,8 +74,8 @@ class SQLiteDatabase:
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if the
         default folder isn't absolute.
         """
-        # IPython's %run puts a new __main__ into sys.modules, and the one that is
-        # imported above stays the old one. A __main__ without TESTING changes nothing.
+        # Not the __main__ that is imported above: IPython's %run replaces it. A new one
+        # that has no TESTING is no change.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -116,19 +116,18 @@ class SQLiteDatabase:
         Each statement is stored at once. But after a BEGIN, statements wait for COMMIT
         or the end of the block, and are lost if the block raises before a COMMIT.
 
-        Fetch all rows of each cursor. Else its statement keeps the file locked, from
-        Python 3.11 on even after the block, and what it writes may be lost.
+        In the block, fetch all rows of each cursor. Else the file stays locked (from
+        Python 3.11 on, even after the block), and what a RETURNING statement writes may
+        be lost.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
         message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
         leave the file open until the KeyboardInterrupt has been handled.
 
-        Avoid a fork during the block. In the block, the child can't open a database,
-        and must not use the connection. If it leaves the block in a transaction, it
-        ends with status 1. The child must end by os._exit() if the file is in WAL mode,
-        or if the block is held by an object, such as an ExitStack, and not by a `with`
-        statement. In both cases, its closing of the connection may undo what the parent
-        has stored.
+        Avoid a fork during the block. The child must not use the connection, can't open
+        a database, and should end by os._exit(). If it leaves the block in a
+        transaction, it ends with status 1. In WAL mode, or if an ExitStack holds the
+        block, the end of the block in the child may undo what its parent has stored.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -153,10 +152,9 @@ class SQLiteDatabase:
         holds (about 2 MB), list(db) waits and raises, too.
 
         The block must not end the transaction, as commit(), rollback() and
-        executescript() do: a part of the block may then be stored. At the end of the
-        block, raise OperationalError if the transaction isn't open any more. SQLite
-        itself ends it at some errors, such as a full disk, even if the block catches
-        them.
+        executescript() do: a part of the block may then be stored. SQLite itself ends
+        it at some errors, such as a full disk, even if the block catches them. If the
+        transaction isn't open at the end of the block, OperationalError is raised.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
             # With a plain BEGIN, our write fails if another wrote after our read.
