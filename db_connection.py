@@ -11,7 +11,7 @@ from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
 # multiprocessing loads the main file as __mp_main__. Ask __main__ first: in other
-# processes, __mp_main__ may be an outdated __main__.
+# processes, __mp_main__ may be an earlier __main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -27,7 +27,7 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits SQLite's memory, which another thread may be changing, but not
+# A forked child inherits SQLite's memory (which another thread may be changing) but not
 # the locks of open files (sqlite.org/howtocorrupt.html, on fork). If the child opens a
 # database, it may hang. If it commits or rolls back a transaction of its parent, it may
 # damage the file. refuse_forked_child prevents the hang, end_forked_child the damage.
@@ -74,8 +74,8 @@ class SQLiteDatabase:
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if the
         default folder isn't absolute.
         """
-        # Not the __main__ that is imported above: IPython's %run replaces it. A new one
-        # that has no TESTING is no change.
+        # Ask the current __main__, not the one imported above: IPython's %run replaces
+        # it. If the new one has no TESTING, that is no change.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -126,8 +126,9 @@ class SQLiteDatabase:
 
         Avoid a fork during the block. The child must not use the connection, can't open
         a database, and should end by os._exit(). If it leaves the block in a
-        transaction, it ends with status 1. In WAL mode, or if an ExitStack holds the
-        block, the end of the block in the child may undo what its parent has stored.
+        transaction, it ends with status 1. In two cases, the child may undo what its
+        parent has stored: it leaves the block of a file that was switched to WAL mode,
+        or it exits while an ExitStack holds the block.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
