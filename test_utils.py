@@ -23,13 +23,13 @@ import __main__
 import utils
 from utils import to_str
 
-with patch.object(__main__, 'TESTING', True, create=True):
+with patch.object(__main__, 'TESTING', True, create=True):  # For this import only.
     import db_connection
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 POSIX = unittest.skipUnless(os.name == 'posix', 'Windows has no such thing')
 
-# The next three change with the table. run_main_file copies them into its programs.
+# With your table, adapt REVERSE, note and store. run_main_file copies them, and many.
 REVERSE = 'UPDATE note SET id = -id'  # The notes' order shows whether it was stored.
 
 
@@ -37,14 +37,15 @@ def note(name):
     return f'note {name}'
 
 
-def store(db, names):
+def store(db, names):  # Each character of a str is a name: 'ab' stores two notes.
     db.add(*map(note, names))
 
 
 def many():
     """Return names of so many notes that they don't fit into SQLite's cache.
 
-    Compare the notes by ==, because assertEqual takes minutes to show a difference.
+    So a transaction that changes them all writes to the file before it ends. Compare
+    the notes by ==, because assertEqual takes minutes to show a difference.
     """
     return [f'{number:1000}' for number in range(3000)]
 
@@ -247,7 +248,7 @@ class PlaceTestCase(FolderTestCase):
 
 
 class DatabaseTestCase(FolderTestCase):
-    """What all databases have in common."""
+    """What SQLiteDatabase does, seen in a TestDatabase."""
 
     def test_it_keeps_texts_as_they_are_in_their_order(self):
         self.db.add(' b\n', b'caf\xc3\xa9', '01', '')
@@ -304,12 +305,12 @@ class BlockTestCase(FolderTestCase):
         for block, begin, names in (
             (self.db.transaction, '', 'ab'),
             (self.db.connect, 'BEGIN', 'ab'),
-            (self.db.connect, '', 'ba'),
+            (self.db.connect, '', 'ba'),  # No transaction: each statement is stored.
         ):
             with self.assertRaisesRegex(KeyError, '^1$'), block() as connection:
                 connection.execute(begin)
                 connection.execute(REVERSE)
-                raise KeyError(1)
+                raise KeyError(1)  # Not sqlite3's: its message stays as it is.
             self.assertEqual([*map(note, names)], list(self.db))
 
     def test_a_transaction_that_ended_before_its_block_is_an_error(self):
@@ -346,6 +347,7 @@ class BlockTestCase(FolderTestCase):
         self.assertEqual([*map(note, 'bac')], list(self.db))
 
 
+# run_main_file runs these. It also gives them sys, db_connection, db and the helpers.
 WORKERS = """
 from multiprocessing import get_all_start_methods, get_context
 
@@ -365,7 +367,7 @@ if __name__ == '__main__':
 FORK = """
 import contextlib, os
 store(db, 'a')
-# A block that raised isn't open any more.
+# A block that raised isn't open any more: the child below isn't refused.
 with contextlib.suppress(ZeroDivisionError), db.connect():
     1 / 0
 if os.fork() == 0:
@@ -423,7 +425,7 @@ class ProcessTestCase(FolderTestCase):
         self.assertEqual(f'{[*map(note, "ab")]}\n', self.run_main_file(True, FORK))
 
     @POSIX
-    def test_a_child_that_was_forked_while_a_file_was_open_is_refused_and_lives(self):
+    def test_a_child_that_was_forked_while_a_file_was_open_is_refused_and_exits_0(self):
         refusal = 'forked while a database was open: PosixDatabase(...)\n'
         self.assert_output(
             f'{refusal}{refusal}0\n{[note("b")]}\n',
@@ -461,8 +463,9 @@ class MainFileTestCase(FolderTestCase):
         self.assertEqual(shown, self.run_python('dev_main.py', 'a'))
         self.assertEqual(shown, self.run_python('dev_main.py'))
 
-    def test_without_it_development_has_a_temporary_folder_until_its_end(self):
-        os.environ.update(HOME=HERE, TEST_DATA_HOME='')  # So it isn't in the home.
+    def test_without_the_variable_its_folder_is_temporary_and_gone_at_the_end(self):
+        # Move the home out of TMPDIR, so that the output shows which of them it used.
+        os.environ.update(HOME=HERE, TEST_DATA_HOME='')
         shown = f"TestDatabase(...{os.path.basename(self.folder)}...)\n'a'\n"
         self.assert_output(shown, self.run_python('dev_main.py', 'a'))
         self.assertEqual([], os.listdir(self.folder))
@@ -525,7 +528,7 @@ class ReadmeTestCase(FolderTestCase):
             output = self.run_python(*shlex.split(arguments))
             self.assert_output(rest.partition('```')[0], output)
 
-    @unittest.skipIf(sys.implementation.name == 'pypy', 'PyPy has no tracemalloc')
+    @unittest.skipIf(sys.implementation.name == 'pypy', 'An example needs tracemalloc')
     def test_its_examples_print_what_it_shows(self):
         results = doctest.testfile(
             str(self.readme),
