@@ -128,7 +128,8 @@ class SQLiteDatabase:
         a database, and should end by os._exit(). If it leaves the block in a
         transaction, it ends with status 1. In two cases, the child may undo what its
         parent has stored: it leaves the block of a file that was switched to WAL mode,
-        or it exits while an ExitStack holds the block.
+        or it exits while an object holds the block, such as an ExitStack or a suspended
+        generator.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
