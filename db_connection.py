@@ -126,10 +126,10 @@ class SQLiteDatabase:
 
         Avoid a fork during the block. The child must not use the connection, can't open
         a database, and should end by os._exit(). If it leaves the block in a
-        transaction, it ends with status 1. In two cases, the child may undo what its
-        parent has stored: it leaves the block of a file that was switched to WAL mode,
-        or it exits while an object holds the block, such as an ExitStack or a suspended
-        generator.
+        transaction, it ends with status 1. This protects what the parent stores, but
+        not in WAL mode, not between the rows of a RETURNING statement, not from a
+        Ctrl+C at that moment, and not if the child exits while an object holds the
+        block, such as an ExitStack or a suspended generator.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -155,8 +155,9 @@ class SQLiteDatabase:
 
         The block must not end the transaction, as commit(), rollback() and
         executescript() do: a part of the block may then be stored. SQLite itself ends
-        it at some errors, such as a full disk, even if the block catches them. If the
-        transaction isn't open at the end of the block, OperationalError is raised.
+        it at some errors, such as a full disk, even if the block catches them. If no
+        transaction is open at the end of the block, OperationalError is raised. That
+        misses a block that has begun another one, by BEGIN or SAVEPOINT.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
             # With a plain BEGIN, our write fails if another wrote after our read.
