@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing loads the main file as __mp_main__. Ask __main__ first: in other
-# processes, __mp_main__ may be an earlier __main__.
+# multiprocessing loads the main file as __mp_main__. Ask __main__ first: elsewhere,
+# __mp_main__ may be an old __main__, which IPython's %run has replaced.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -58,7 +58,7 @@ def end_forked_child(connection):
             try:
                 os.write(2, b'A forked child left a transaction: the child ends.\n')
             finally:  # Standard error may be closed.
-                os._exit(1)  # An exception would roll back.
+                os._exit(1)  # sys.exit() would roll back the transaction.
 
 
 class SQLiteDatabase:
@@ -121,15 +121,16 @@ class SQLiteDatabase:
         be lost.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
-        message. A call may wait for several locks, TIMEOUT seconds for each. Ctrl+C may
-        leave the file open until the KeyboardInterrupt has been handled.
+        message (in nested blocks, the inner database's). A call may wait for several
+        locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
+        KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. The child must not use the connection, can't open
-        a database, and should end by os._exit(). If it leaves the block in a
-        transaction, it ends with status 1. This protects what the parent stores, but
-        not in WAL mode, not between the rows of a RETURNING statement, not from a
-        Ctrl+C at that moment, and not if the child exits while an object holds the
-        block, such as an ExitStack or a suspended generator.
+        a database before it leaves the block, and should end by os._exit(). If it
+        leaves the block in a transaction, it ends with status 1. That protects what the
+        parent stores, except in WAL mode, after a fork between the rows of a RETURNING
+        statement, after Ctrl+C while the child leaves the block, and if the child exits
+        while an ExitStack or a suspended generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -156,11 +157,11 @@ class SQLiteDatabase:
         The block must not end the transaction, as commit(), rollback() and
         executescript() do: a part of the block may then be stored. SQLite itself ends
         it at some errors, such as a full disk, even if the block catches them. If no
-        transaction is open at the end of the block, OperationalError is raised. That
-        misses a block that has begun another one, by BEGIN or SAVEPOINT.
+        transaction is open at the end of the block, OperationalError is raised. So a
+        block that ended it and began another, by BEGIN or SAVEPOINT, isn't noticed.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
-            # With a plain BEGIN, our write fails if another wrote after our read.
+            # After a plain BEGIN and a read, a write fails at once if others write.
             connection.execute('BEGIN IMMEDIATE')
             yield connection
             if not connection.in_transaction:
@@ -172,7 +173,7 @@ class SQLiteDatabase:
         try:
             yield
         except sqlite3.Error as error:
-            if not hasattr(error, 'database'):  # Else it's from a nested block.
+            if not hasattr(error, 'database'):  # A nested block may have named it.
                 error.database = self
                 error.args = (f'{error}: {self!r}',)
             raise
