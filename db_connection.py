@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing loads the main file as __mp_main__. Ask __main__ first: elsewhere,
-# __mp_main__ may be an old __main__, which IPython's %run has replaced.
+# multiprocessing may load the main file as __mp_main__. In other processes, that may be
+# an old __main__, which IPython's %run has replaced. So ask __main__ first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -49,7 +49,7 @@ def refuse_forked_child():
 
 @contextmanager
 def end_forked_child(connection):
-    """End a forked child, with status 1, if it leaves the block in a transaction."""
+    """End a forked child (status 1) if it leaves the block with a transaction open."""
     pid = os.getpid()
     try:
         yield
@@ -57,7 +57,7 @@ def end_forked_child(connection):
         if os.getpid() != pid and connection.in_transaction:
             try:
                 os.write(2, b'A forked child left a transaction: the child ends.\n')
-            finally:  # Standard error may be closed.
+            finally:  # Even if standard error is closed.
                 os._exit(1)  # sys.exit() would roll back the transaction.
 
 
@@ -79,7 +79,7 @@ class SQLiteDatabase:
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
-            # Ask for `default` only if it's needed: TestDatabase's makes a folder.
+            # Ask for `default` only if needed: TestDatabase.default makes a folder.
             folder = os.environ.get(self.variable) or os.path.expanduser(self.default)
             if not os.path.isabs(folder):
                 raise ValueError(f'{self.variable} must be absolute, found: {folder!r}')
@@ -127,10 +127,10 @@ class SQLiteDatabase:
 
         Avoid a fork during the block. The child must not use the connection, can't open
         a database before it leaves the block, and should end by os._exit(). If it
-        leaves the block in a transaction, it ends with status 1. That protects what the
-        parent stores, except in WAL mode, after a fork between the rows of a RETURNING
-        statement, after Ctrl+C while the child leaves the block, and if the child exits
-        while an ExitStack or a suspended generator keeps the block open.
+        leaves the block with a transaction open, it ends with status 1. That protects
+        what the parent stores, except: in WAL mode; after a fork between the rows of a
+        RETURNING statement; after Ctrl+C while the child leaves the block; or if the
+        child exits while an ExitStack or a suspended generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -156,9 +156,10 @@ class SQLiteDatabase:
 
         The block must not end the transaction, as commit(), rollback() and
         executescript() do: a part of the block may then be stored. SQLite itself ends
-        it at some errors, such as a full disk, even if the block catches them. If no
-        transaction is open at the end of the block, OperationalError is raised. So a
-        block that ended it and began another, by BEGIN or SAVEPOINT, isn't noticed.
+        the transaction at some errors, such as a full disk, even if the block catches
+        them. If no transaction is open at the end of the block, OperationalError is
+        raised. So a block that ended it and began another, by BEGIN or SAVEPOINT, isn't
+        noticed.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
             # After a plain BEGIN and a read, a write fails at once if others write.

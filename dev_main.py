@@ -5,7 +5,7 @@ TESTING = True
 import db_connection
 db = db_connection.Database()
 
-# With multiprocessing, a worker process imports this file, too.
+# With multiprocessing, a worker process may import this file, too.
 if __name__ == '__main__':
     import utils
 
