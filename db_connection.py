@@ -10,8 +10,9 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load the main file as __mp_main__. In other processes, that may be
-# an old __main__, which IPython's %run has replaced. So ask __main__ first.
+# multiprocessing may load the main file as __mp_main__. In other processes,
+# __mp_main__ may be an old __main__ that IPython's %run has replaced. So ask __main__
+# first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -27,10 +28,10 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits SQLite's memory (which another thread may be changing) but not
-# the locks of open files (sqlite.org/howtocorrupt.html, on fork). If the child opens a
-# database, it may hang. If it commits or rolls back a transaction of its parent, it may
-# damage the file. refuse_forked_child prevents the hang, end_forked_child the damage.
+# A forked child inherits SQLite's mutexes, which another thread may hold, but not the
+# locks of open files (sqlite.org/howtocorrupt.html, on fork). So it may hang if it
+# opens a database, and may damage the file if it commits or rolls back a transaction of
+# its parent. refuse_forked_child prevents the hang, end_forked_child the damage.
 open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
@@ -65,14 +66,14 @@ class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block.
 
     A subclass has two attributes: `variable`, the environment variable that names the
-    folder of the file, and `default`, the folder if that is unset or empty.
+    data folder, and `default`, the data folder if that is unset or empty.
     """
 
     def __init__(self, path=None):
         """Name the file: path, or the default one.
 
-        Raise RuntimeError if __main__.TESTING has changed, and ValueError if the
-        default folder isn't absolute.
+        Raise RuntimeError if __main__.TESTING has changed, and ValueError if path is
+        None and the data folder isn't absolute.
         """
         # Ask the current __main__, not the one imported above: IPython's %run replaces
         # it. If the new one has no TESTING, that is no change.
@@ -127,10 +128,11 @@ class SQLiteDatabase:
 
         Avoid a fork during the block. The child must not use the connection, can't open
         a database before it leaves the block, and should end by os._exit(). If it
-        leaves the block with a transaction open, it ends with status 1. That protects
-        what the parent stores, except: in WAL mode; after a fork between the rows of a
-        RETURNING statement; after Ctrl+C while the child leaves the block; or if the
-        child exits while an ExitStack or a suspended generator keeps the block open.
+        leaves the block with a transaction open, it ends with status 1. This ending
+        protects what the parent stores, except: in WAL mode; after a fork between the
+        rows of a RETURNING statement; after Ctrl+C while the child leaves the block; or
+        if the child exits, other than by os._exit(), while an ExitStack or a suspended
+        generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -158,11 +160,11 @@ class SQLiteDatabase:
         executescript() do: a part of the block may then be stored. SQLite itself ends
         the transaction at some errors, such as a full disk, even if the block catches
         them. If no transaction is open at the end of the block, OperationalError is
-        raised. So a block that ended it and began another, by BEGIN or SAVEPOINT, isn't
-        noticed.
+        raised. But a block that ended its transaction and began another, by BEGIN or
+        SAVEPOINT, isn't noticed.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
-            # After a plain BEGIN and a read, a write fails at once if others write.
+            # After a plain BEGIN and a read, a write doesn't wait for others, but fails.
             connection.execute('BEGIN IMMEDIATE')
             yield connection
             if not connection.in_transaction:
