@@ -10,9 +10,9 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load the main file as __mp_main__. In other processes,
-# __mp_main__ may be an old __main__ that IPython's %run has replaced. So ask __main__
-# first.
+# multiprocessing may load the main file as __mp_main__. In other processes, it gives
+# this name to the present __main__, which IPython's %run may replace later. So ask
+# __main__ first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -122,17 +122,20 @@ class SQLiteDatabase:
         be lost.
 
         Raise OSError, or sqlite3.Error with the database's repr at the end of its
-        message (in nested blocks, the inner database's). A call may wait for several
+        message (that of the innermost block it leaves). A call may wait for several
         locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
-        Avoid a fork during the block. The child must not use the connection, can't open
-        a database before it leaves the block, and should end by os._exit(). If it
-        leaves the block with a transaction open, it ends with status 1. This ending
-        protects what the parent stores, except: in WAL mode; after a fork between the
-        rows of a RETURNING statement; after Ctrl+C while the child leaves the block; or
-        if the child exits, other than by os._exit(), while an ExitStack or a suspended
-        generator keeps the block open.
+        Avoid a fork during the block. In the block, the child must not use the
+        connection, and can't open a database. It should end there, by os._exit(). If it
+        leaves the block with a transaction open, it ends with status 1, which protects
+        what its parent stores. The child may nevertheless lose or damage that:
+
+        - in WAL mode;
+        - if the fork is between the rows of a RETURNING statement;
+        - if Ctrl+C comes while the child leaves the block;
+        - if an ExitStack or a suspended generator keeps the block open until the child
+          exits, other than by os._exit().
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -164,7 +167,7 @@ class SQLiteDatabase:
         SAVEPOINT, isn't noticed.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
-            # After a plain BEGIN and a read, a write doesn't wait for others, but fails.
+            # After a plain BEGIN and a read, a write fails where it should wait for others.
             connection.execute('BEGIN IMMEDIATE')
             yield connection
             if not connection.in_transaction:
