@@ -10,14 +10,14 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load the main file as __mp_main__. In other processes, it gives
-# this name to the present __main__, which IPython's %run may replace later. So ask
-# __main__ first.
+# multiprocessing may load the main file as __mp_main__. In other processes, __mp_main__
+# may be a second name of a __main__ that IPython's %run has replaced. So ask __main__
+# first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
     raise RuntimeError(f'{__main__} must first set TESTING to True or False')
-TESTING = __main__.TESTING  # A copy: __init__ refuses a later change.
+TESTING = __main__.TESTING  # A copy, so that Database() can refuse a later change.
 
 SETUP = (
     'PRAGMA synchronous = EXTRA',  # By default, a power cut may undo a commit.
@@ -66,7 +66,7 @@ class SQLiteDatabase:
     """Notes in a file, which is open only during a call or a `with` block.
 
     A subclass has two attributes: `variable`, the environment variable that names the
-    data folder, and `default`, the data folder if that is unset or empty.
+    data folder, and `default`, the data folder if the variable is unset or empty.
     """
 
     def __init__(self, path=None):
@@ -118,18 +118,18 @@ class SQLiteDatabase:
         or the end of the block, and are lost if the block raises before a COMMIT.
 
         In the block, fetch all rows of each cursor. Else the file stays locked (from
-        Python 3.11 on, even after the block), and what a RETURNING statement writes may
-        be lost.
+        Python 3.11 on, until the cursor is deleted), and what a RETURNING statement
+        writes may be lost.
 
-        Raise OSError, or sqlite3.Error with the database's repr at the end of its
-        message (that of the innermost block it leaves). A call may wait for several
+        Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
+        nested blocks, with that of the innermost one). A call may wait for several
         locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. In the block, the child must not use the
         connection, and can't open a database. It should end there, by os._exit(). If it
-        leaves the block with a transaction open, it ends with status 1, which protects
-        what its parent stores. The child may nevertheless lose or damage that:
+        leaves the block with a transaction open, it ends with status 1. This protects
+        what the parent stores, except:
 
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
@@ -167,7 +167,7 @@ class SQLiteDatabase:
         SAVEPOINT, isn't noticed.
         """
         with self.connect() as connection:  # At its end, it commits or rolls back.
-            # After a plain BEGIN and a read, a write fails where it should wait for others.
+            # After a plain BEGIN and a read, a write may fail instead of waiting.
             connection.execute('BEGIN IMMEDIATE')
             yield connection
             if not connection.in_transaction:
