@@ -11,8 +11,7 @@ from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
 # multiprocessing may load the main file as __mp_main__. In other processes, __mp_main__
-# may be a second name of a __main__ that IPython's %run has replaced. So ask __main__
-# first.
+# may be an outdated __main__, which IPython's %run has replaced. So ask __main__ first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -84,7 +83,7 @@ class SQLiteDatabase:
             folder = os.environ.get(self.variable) or os.path.expanduser(self.default)
             if not os.path.isabs(folder):
                 raise ValueError(f'{self.variable} must be absolute, found: {folder!r}')
-            # production-notes is the program's name, in development, too.
+            # The program's name is production-notes, also in development.
             path = os.path.join(folder, 'production-notes', 'notes.db')
         self.path = os.path.abspath(path)
 
@@ -117,25 +116,25 @@ class SQLiteDatabase:
         Each statement is stored at once. But after a BEGIN, statements wait for COMMIT
         or the end of the block, and are lost if the block raises before a COMMIT.
 
-        In the block, fetch all rows of each cursor. Else the file stays locked (from
-        Python 3.11 on, until the cursor is deleted), and what a RETURNING statement
-        writes may be lost.
+        In the block, fetch all rows of each cursor. Else the file stays locked until
+        the end of the block (from Python 3.11 on, until the cursor is deleted), and
+        what a RETURNING statement writes may be lost.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
-        nested blocks, with that of the innermost one). A call may wait for several
+        nested blocks, with that of the innermost one). A statement may wait for several
         locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. In the block, the child must not use the
         connection, and can't open a database. It should end there, by os._exit(). If it
-        leaves the block with a transaction open, it ends with status 1. This protects
-        what the parent stores, except:
+        leaves the block with a transaction open, it ends with status 1. That end
+        protects what the parent stores, except:
 
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
         - if Ctrl+C comes while the child leaves the block;
-        - if an ExitStack or a suspended generator keeps the block open until the child
-          exits, other than by os._exit().
+        - if the child exits, but not by os._exit(), while an ExitStack or a suspended
+          generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -144,7 +143,7 @@ class SQLiteDatabase:
                 timeout=TIMEOUT,
                 isolation_level=None,  # Python itself begins no transactions.
             )
-            # At the end: end a forked child, then commit or roll back, then close.
+            # On exit: end a forked child, or else commit or roll back, then close.
             with closing(connection), connection, end_forked_child(connection):
                 for statement in SETUP:
                     connection.execute(statement)
@@ -228,7 +227,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:
+if __main__.TESTING:  # The book's own line. TESTING would do, too.
     Database = TestDatabase
 else:
     Database = RealDatabase
