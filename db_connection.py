@@ -11,7 +11,8 @@ from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
 # multiprocessing may load the main file as __mp_main__. In other processes, __mp_main__
-# may be an outdated __main__, which IPython's %run has replaced. So ask __main__ first.
+# is the __main__ at the import of multiprocessing, which IPython's %run may have
+# replaced. So ask __main__ first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -39,7 +40,7 @@ def refuse_forked_child():
     """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        open_pids.append(pid)  # Inside `try`, so that Ctrl+C can't leave the id behind.
+        open_pids.append(pid)  # In `try`, so that Ctrl+C after it can't leave the id behind.
         if open_pids[0] != pid:  # In a forked child, the parent's ids come first.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
@@ -74,8 +75,8 @@ class SQLiteDatabase:
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if path is
         None and the data folder isn't absolute.
         """
-        # Ask the current __main__, not the one imported above: IPython's %run replaces
-        # it. If the new one has no TESTING, that is no change.
+        # Ask the current __main__, not the one imported above: IPython's %run may have
+        # put in a new one. If that has no TESTING, it counts as unchanged.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -117,8 +118,8 @@ class SQLiteDatabase:
         or the end of the block, and are lost if the block raises before a COMMIT.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
-        the end of the block (from Python 3.11 on, until the cursor is deleted), and
-        what a RETURNING statement writes may be lost.
+        the end of the block (from Python 3.11 on, even after it, while the cursor
+        exists), and what a RETURNING statement writes may be lost.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
         nested blocks, with that of the innermost one). A statement may wait for several
@@ -127,14 +128,14 @@ class SQLiteDatabase:
 
         Avoid a fork during the block. In the block, the child must not use the
         connection, and can't open a database. It should end there, by os._exit(). If it
-        leaves the block with a transaction open, it ends with status 1. That end
-        protects what the parent stores, except:
+        leaves the block with a transaction open, it is ended with status 1, to protect
+        what the parent stores. That protection fails:
 
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
         - if Ctrl+C comes while the child leaves the block;
-        - if the child exits, but not by os._exit(), while an ExitStack or a suspended
-          generator keeps the block open.
+        - if the child's process ends without os._exit() while an ExitStack or a
+          suspended generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -227,7 +228,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # The book's own line. TESTING would do, too.
+if __main__.TESTING:  # As in Effective Python. TESTING would do, too.
     Database = TestDatabase
 else:
     Database = RealDatabase
