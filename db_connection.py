@@ -11,8 +11,8 @@ from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
 # multiprocessing may load the main file as __mp_main__. In other processes, __mp_main__
-# is the __main__ at the import of multiprocessing, which IPython's %run may have
-# replaced. So ask __main__ first.
+# is what __main__ was when multiprocessing was imported. IPython's %run may have
+# replaced it since. So ask __main__ first.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -28,7 +28,7 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits SQLite's mutexes, which another thread may hold, but not the
+# A forked child inherits SQLite's mutexes (perhaps held by another thread), but not the
 # locks of open files (sqlite.org/howtocorrupt.html, on fork). So it may hang if it
 # opens a database, and may damage the file if it commits or rolls back a transaction of
 # its parent. refuse_forked_child prevents the hang, end_forked_child the damage.
@@ -40,7 +40,8 @@ def refuse_forked_child():
     """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        open_pids.append(pid)  # In `try`, so that Ctrl+C after it can't leave the id behind.
+        # In `try`, so that Ctrl+C right after the append can't leave the id behind.
+        open_pids.append(pid)
         if open_pids[0] != pid:  # In a forked child, the parent's ids come first.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
@@ -118,8 +119,8 @@ class SQLiteDatabase:
         or the end of the block, and are lost if the block raises before a COMMIT.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
-        the end of the block (from Python 3.11 on, even after it, while the cursor
-        exists), and what a RETURNING statement writes may be lost.
+        the end of the block (from Python 3.11 on, as long as the cursor exists), and
+        what a RETURNING statement writes may be lost.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
         nested blocks, with that of the innermost one). A statement may wait for several
@@ -127,9 +128,9 @@ class SQLiteDatabase:
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. In the block, the child must not use the
-        connection, and can't open a database. It should end there, by os._exit(). If it
-        leaves the block with a transaction open, it is ended with status 1, to protect
-        what the parent stores. That protection fails:
+        connection, can't open a database, and should end, by os._exit(). If it leaves
+        the block with a transaction open, it is ended with status 1, to protect what
+        the parent stores. That protection fails:
 
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
