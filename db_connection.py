@@ -9,10 +9,9 @@ from contextlib import closing, contextmanager
 import __main__
 from utils import to_str
 
-# The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load the main file as __mp_main__. In other processes, __mp_main__
-# is what __main__ was when multiprocessing was imported. IPython's %run may have
-# replaced it since. So ask __main__ first.
+# The main file knows the environment (Effective Python, item 54). Ask __main__ first.
+# In a worker process, multiprocessing may load the main file as __mp_main__. Elsewhere,
+# __mp_main__ may be an outdated __main__, from before IPython's %run replaced that.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -119,23 +118,23 @@ class SQLiteDatabase:
         or the end of the block, and are lost if the block raises before a COMMIT.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
-        the end of the block (from Python 3.11 on, as long as the cursor exists), and
-        what a RETURNING statement writes may be lost.
+        the end of the block, or, from Python 3.11 on, until the cursor is deleted. What
+        a RETURNING statement writes may be lost.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
-        nested blocks, with that of the innermost one). A statement may wait for several
-        locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
+        nested blocks, the innermost block's). A statement may wait for several locks,
+        TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
-        Avoid a fork during the block. In the block, the child must not use the
-        connection, can't open a database, and should end, by os._exit(). If it leaves
+        Avoid a fork during the block. The child must not use the connection, can't open
+        a database, and should call os._exit() without leaving the block. If it leaves
         the block with a transaction open, it is ended with status 1, to protect what
         the parent stores. That protection fails:
 
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
         - if Ctrl+C comes while the child leaves the block;
-        - if the child's process ends without os._exit() while an ExitStack or a
+        - if the child exits normally, or by an exception, while an ExitStack or a
           suspended generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
@@ -229,7 +228,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # As in Effective Python. TESTING would do, too.
+if __main__.TESTING:  # As in Effective Python.
     Database = TestDatabase
 else:
     Database = RealDatabase
