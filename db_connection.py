@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 import __main__
 from utils import to_str
 
-# The main file knows the environment (Effective Python, item 54). Ask __main__ first.
-# In a worker process, multiprocessing may load the main file as __mp_main__. Elsewhere,
-# __mp_main__ may be an outdated __main__, from before IPython's %run replaced that.
+# The main file knows the environment (Effective Python, item 54). Ask __main__ first:
+# under IPython, __mp_main__ may be an older __main__, which %run has replaced. In a
+# worker process, multiprocessing may load the main file as __mp_main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -114,12 +114,13 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is stored at once. But after a BEGIN, statements wait for COMMIT
-        or the end of the block, and are lost if the block raises before a COMMIT.
+        Each statement is stored at once. But after a BEGIN, they are stored only at
+        COMMIT or the end of the block, and are lost if the block raises before a
+        COMMIT.
 
-        In the block, fetch all rows of each cursor. Else the file stays locked until
-        the end of the block, or, from Python 3.11 on, until the cursor is deleted. What
-        a RETURNING statement writes may be lost.
+        In the block, fetch all rows of each cursor. Else what a RETURNING statement
+        writes may be lost, and the file stays locked until the end of the block, or,
+        from Python 3.11 on, until the cursor is deleted.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
         nested blocks, the innermost block's). A statement may wait for several locks,
@@ -134,8 +135,8 @@ class SQLiteDatabase:
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
         - if Ctrl+C comes while the child leaves the block;
-        - if the child exits normally, or by an exception, while an ExitStack or a
-          suspended generator keeps the block open.
+        - if the child exits other than by os._exit() while an ExitStack or a suspended
+          generator keeps the block open.
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
