@@ -9,9 +9,9 @@ from contextlib import closing, contextmanager
 import __main__
 from utils import to_str
 
-# The main file knows the environment (Effective Python, item 54). Ask __main__ first:
-# under IPython, __mp_main__ may be an older __main__, which %run has replaced. In a
-# worker process, multiprocessing may load the main file as __mp_main__.
+# The main file knows the environment (Effective Python, item 54). In a worker process,
+# multiprocessing may load it as __mp_main__. But ask __main__ first: under IPython,
+# __mp_main__ may be an older __main__, which %run has replaced.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -118,13 +118,13 @@ class SQLiteDatabase:
         COMMIT or the end of the block, and are lost if the block raises before a
         COMMIT.
 
-        In the block, fetch all rows of each cursor. Else what a RETURNING statement
-        writes may be lost, and the file stays locked until the end of the block, or,
-        from Python 3.11 on, until the cursor is deleted.
+        In the block, fetch all rows of each cursor. Else the file stays locked until
+        the cursor is deleted (before Python 3.11, until the end of the block), and what
+        a RETURNING statement writes may be lost.
 
         Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
-        nested blocks, the innermost block's). A statement may wait for several locks,
-        TIMEOUT seconds for each. Ctrl+C may leave the file open until the
+        nested blocks, with the innermost database's). A statement may wait for several
+        locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. The child must not use the connection, can't open
@@ -135,8 +135,8 @@ class SQLiteDatabase:
         - in WAL mode;
         - if the fork is between the rows of a RETURNING statement;
         - if Ctrl+C comes while the child leaves the block;
-        - if the child exits other than by os._exit() while an ExitStack or a suspended
-          generator keeps the block open.
+        - if an ExitStack or a suspended generator keeps the block open, and the child
+          exits without os._exit().
         """
         with self.named_errors(), refuse_forked_child():
             os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)
@@ -229,7 +229,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # As in Effective Python.
+if __main__.TESTING:  # Spelled as in Effective Python.
     Database = TestDatabase
 else:
     Database = RealDatabase
