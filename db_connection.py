@@ -27,10 +27,11 @@ INSERT = 'INSERT INTO note (text) VALUES (?)'
 SELECT = 'SELECT text FROM note ORDER BY id'
 TIMEOUT = 30  # Seconds that SQLite waits for each lock. Ctrl+C acts after the wait.
 
-# A forked child inherits SQLite's mutexes (perhaps held by another thread), but not the
-# locks of open files (sqlite.org/howtocorrupt.html, on fork). So it may hang if it
-# opens a database, and may damage the file if it commits or rolls back a transaction of
-# its parent. refuse_forked_child prevents the hang, end_forked_child the damage.
+# A forked child inherits SQLite's mutexes, perhaps held by another thread: so it may
+# hang if it opens a database. It doesn't inherit the locks of open files: so it may
+# damage the file if it commits or rolls back a transaction of its parent
+# (sqlite.org/howtocorrupt.html, on fork). refuse_forked_child prevents the hang,
+# end_forked_child the damage.
 open_pids = []  # For each connection that is open or being opened, its process's id.
 
 
@@ -70,7 +71,7 @@ class SQLiteDatabase:
     """
 
     def __init__(self, path=None):
-        """Name the file: path, or the default one.
+        """Use the file at path, or else the default file.
 
         Raise RuntimeError if __main__.TESTING has changed, and ValueError if path is
         None and the data folder isn't absolute.
@@ -114,17 +115,16 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Each statement is stored at once. But after a BEGIN, they are stored only at
-        COMMIT or the end of the block, and are lost if the block raises before a
-        COMMIT.
+        Statements are stored at once, but after a BEGIN only at COMMIT or the end of
+        the block. They are lost if the block raises before a COMMIT.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
         the cursor is deleted (before Python 3.11, until the end of the block), and what
         a RETURNING statement writes may be lost.
 
-        Raise OSError, or sqlite3.Error, whose message ends with the database's repr (in
-        nested blocks, with the innermost database's). A statement may wait for several
-        locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
+        Raise OSError, or a sqlite3.Error that ends with the database's repr (in nested
+        blocks, that of the innermost block). A statement may wait for several locks,
+        TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. The child must not use the connection, can't open
@@ -145,7 +145,7 @@ class SQLiteDatabase:
                 timeout=TIMEOUT,
                 isolation_level=None,  # Python itself begins no transactions.
             )
-            # On exit: end a forked child, or else commit or roll back, then close.
+            # On exit: perhaps end a forked child, else commit or roll back, then close.
             with closing(connection), connection, end_forked_child(connection):
                 for statement in SETUP:
                     connection.execute(statement)
@@ -208,7 +208,7 @@ class TestDatabase(SQLiteDatabase):
 
     @property
     def default(self):
-        """Make a temporary folder, and name it in the variable for worker processes."""
+        """Make a temporary folder, and set the variable to it for worker processes."""
         import tempfile  # Production starts faster without it.
 
         folder = os.environ[self.variable] = tempfile.mkdtemp()
