@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load it as __mp_main__. But ask __main__ first: under IPython,
-# __mp_main__ may be an older __main__, which %run has replaced.
+# multiprocessing may load it as __mp_main__. But ask __main__ first: IPython's %run
+# replaces __main__, and __mp_main__ may still be the old one.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -115,8 +115,8 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Statements are stored at once, but after a BEGIN only at COMMIT or the end of
-        the block. They are lost if the block raises before a COMMIT.
+        Statements are stored at once. But those after a BEGIN are stored at COMMIT or
+        the end of the block, and lost if the block raises first.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
         the cursor is deleted (before Python 3.11, until the end of the block), and what
@@ -229,7 +229,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # Spelled as in Effective Python.
+if __main__.TESTING:  # TESTING, spelled as in the book.
     Database = TestDatabase
 else:
     Database = RealDatabase
