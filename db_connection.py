@@ -11,7 +11,7 @@ from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
 # multiprocessing may load it as __mp_main__. But ask __main__ first: IPython's %run
-# replaces __main__, and __mp_main__ may still be the old one.
+# replaces __main__, and __mp_main__ may still be the old __main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -77,7 +77,7 @@ class SQLiteDatabase:
         None and the data folder isn't absolute.
         """
         # Ask the current __main__, not the one imported above: IPython's %run may have
-        # put in a new one. If that has no TESTING, it counts as unchanged.
+        # put in a new one. If that has none, TESTING counts as unchanged.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -119,12 +119,12 @@ class SQLiteDatabase:
         the end of the block, and lost if the block raises first.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
-        the cursor is deleted (before Python 3.11, until the end of the block), and what
-        a RETURNING statement writes may be lost.
+        the cursor is deleted (before Python 3.11, at most until the end of the block),
+        and what a RETURNING statement writes may be lost.
 
-        Raise OSError, or a sqlite3.Error that ends with the database's repr (in nested
-        blocks, that of the innermost block). A statement may wait for several locks,
-        TIMEOUT seconds for each. Ctrl+C may leave the file open until the
+        Raise OSError, or a sqlite3.Error whose message ends with the database's repr
+        (in nested blocks, the innermost database's). A statement may wait for several
+        locks, TIMEOUT seconds for each. Ctrl+C may leave the file open until the
         KeyboardInterrupt has been handled.
 
         Avoid a fork during the block. The child must not use the connection, can't open
@@ -133,7 +133,7 @@ class SQLiteDatabase:
         the parent stores. That protection fails:
 
         - in WAL mode;
-        - if the fork is between the rows of a RETURNING statement;
+        - if the fork comes before all rows of a RETURNING statement are fetched;
         - if Ctrl+C comes while the child leaves the block;
         - if an ExitStack or a suspended generator keeps the block open, and the child
           exits without os._exit().
@@ -229,7 +229,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # TESTING, spelled as in the book.
+if __main__.TESTING:  # As in Effective Python; equal to TESTING.
     Database = TestDatabase
 else:
     Database = RealDatabase
