@@ -10,8 +10,9 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load it as __mp_main__. But ask __main__ first: IPython's %run
-# replaces __main__, and __mp_main__ may still be the old __main__.
+# multiprocessing may load it as __mp_main__. But ask __main__ first: multiprocessing
+# sets __mp_main__ outside workers, too, and after IPython's %run, it may be an old
+# __main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -77,7 +78,7 @@ class SQLiteDatabase:
         None and the data folder isn't absolute.
         """
         # Ask the current __main__, not the one imported above: IPython's %run may have
-        # put in a new one. If that has none, TESTING counts as unchanged.
+        # put in a new one. If that doesn't set TESTING, it counts as unchanged.
         if getattr(sys.modules['__main__'], 'TESTING', TESTING) is not TESTING:
             raise RuntimeError(f'TESTING was {TESTING}: start Python anew to change it')
         if path is None:
@@ -119,8 +120,8 @@ class SQLiteDatabase:
         the end of the block, and lost if the block raises first.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
-        the cursor is deleted (before Python 3.11, at most until the end of the block),
-        and what a RETURNING statement writes may be lost.
+        the cursor is deleted (since Python 3.11, even after the block), and what a
+        RETURNING statement writes may be lost.
 
         Raise OSError, or a sqlite3.Error whose message ends with the database's repr
         (in nested blocks, the innermost database's). A statement may wait for several
