@@ -10,9 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load it as __mp_main__. But ask __main__ first: multiprocessing
-# sets __mp_main__ outside workers, too, and after IPython's %run, it may be an old
-# __main__.
+# multiprocessing may load it as __mp_main__. But ask __main__ first: __mp_main__ also
+# exists outside workers, and may be outdated there after IPython's %run.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -41,8 +40,7 @@ def refuse_forked_child():
     """Raise ProgrammingError in a child that was forked while a database was open."""
     pid = os.getpid()
     try:
-        # In `try`, so that Ctrl+C right after the append can't leave the id behind.
-        open_pids.append(pid)
+        open_pids.append(pid)  # In `try`: Ctrl+C must not leave the id behind.
         if open_pids[0] != pid:  # In a forked child, the parent's ids come first.
             raise sqlite3.ProgrammingError('forked while a database was open')
         yield
@@ -116,7 +114,7 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Statements are stored at once. But those after a BEGIN are stored at COMMIT or
+        Statements are stored immediately. But those after a BEGIN are stored at COMMIT or
         the end of the block, and lost if the block raises first.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
@@ -230,7 +228,7 @@ if sys.platform.startswith('win32'):
 else:
     RealDatabase = PosixDatabase
 
-if __main__.TESTING:  # As in Effective Python; equal to TESTING.
+if __main__.TESTING:  # The book's line; TESTING is the same.
     Database = TestDatabase
 else:
     Database = RealDatabase
