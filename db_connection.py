@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load it as __mp_main__. But ask __main__ first: __mp_main__ also
-# exists outside workers, and may be outdated there after IPython's %run.
+# multiprocessing may load it as __mp_main__. But ask __main__ first: outside workers,
+# __mp_main__ may be an alias of it, outdated after IPython's %run.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
@@ -114,8 +114,8 @@ class SQLiteDatabase:
     def connect(self):
         """Open the file for a `with` block as a sqlite3.Connection, then close it.
 
-        Statements are stored immediately. But those after a BEGIN are stored at COMMIT or
-        the end of the block, and lost if the block raises first.
+        Statements are stored immediately. But those after a BEGIN are stored at COMMIT
+        or the end of the block, and lost if the block raises first.
 
         In the block, fetch all rows of each cursor. Else the file stays locked until
         the cursor is deleted (since Python 3.11, even after the block), and what a
