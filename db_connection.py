@@ -10,8 +10,8 @@ import __main__
 from utils import to_str
 
 # The main file knows the environment (Effective Python, item 54). In a worker process,
-# multiprocessing may load it as __mp_main__. But ask __main__ first: outside workers,
-# __mp_main__ may be the __main__ before IPython's %run.
+# multiprocessing may load it as __mp_main__. But ask __main__ first: after IPython's
+# %run, __mp_main__ may be the old __main__.
 if not hasattr(__main__, 'TESTING') and '__mp_main__' in sys.modules:
     import __mp_main__ as __main__
 if type(getattr(__main__, 'TESTING', None)) is not bool:  # The string 'False' is true.
