@@ -315,7 +315,9 @@ class BlockTestCase(FolderTestCase):
 
     def test_a_transaction_that_ended_before_its_block_is_an_error(self):
         with (
-            self.assertRaisesRegex(sqlite3.Error, 'before its block: TestDatabase'),
+            self.assertRaisesRegex(
+                sqlite3.OperationalError, 'before its block: TestDatabase'
+            ),
             self.db.transaction() as connection,
         ):
             connection.executescript(REVERSE)
